@@ -1,0 +1,53 @@
+# Every target builds its own environment first. `make` lists the targets.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && { echo $$p; break; }; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+help: ## list the targets
+	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(READY): requirements-test.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed (the engine has no wheels for others); set PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "'$(PYTHON) -m venv' failed: on Debian and Ubuntu install the package python3-venv" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-test.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+venv: $(READY) ## make the virtual environment in .venv
+
+demo: $(READY) ## generated market through the whole flow, then a table of events
+	$(BIN)/alpha demo
+
+live: $(READY) ## connect to the public venue and run
+	$(BIN)/python -m bytewax.run dataflows.live
+
+replay: $(READY) ## replay a tick log: make replay LOG=path OUT=dir
+	$(BIN)/alpha replay "$(LOG)" --out "$(OUT)"
+
+test: $(READY) ## the whole test suite
+	$(BIN)/python -m pytest
+
+fast: $(READY) ## the tests that need no engine and no server
+	$(BIN)/python -m pytest -m "not engine and not slow and not service"
+
+golden: $(READY) ## byte-equality of the pinned outputs
+	$(BIN)/python -m pytest tests/golden
+
+check: $(READY) ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+lock: $(READY) ## pin the dependencies again (needs uv)
+	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header -q -o requirements.lock
+	uv pip compile pyproject.toml --extra test --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header -q -o requirements-test.lock
+
+clean: ## remove everything that was generated
+	rm -rf $(VENV) var build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.PHONY: help venv demo live replay test fast golden check lock clean
