@@ -1,0 +1,330 @@
+"""The tick log: append-only `<arrival_ns> <raw frame>` lines, and the only input of the flow.
+
+Rules of this file: a writer never reopens a segment, so whatever a crash left behind stays what it
+is; a rotated segment becomes a zstd piece of the same name; a line counts only once its newline is
+there; a position is (segment, byte offset in the uncompressed segment) and always points at the
+start of a line. Design 2.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import re
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+import zstandard
+
+SEGMENT_BYTES_MAX = 64 << 20
+LINE_BYTES_MAX = 8 << 20  # the largest real frame is 0.1 MB; a longer line is skipped and counted
+_READ_BYTES = 1 << 18
+_ZSTD_LEVEL = 1
+_SEGMENT = re.compile(r"ticks-(\d{13})-(\d{6})\.log(?:\.zst)?$")
+
+FRAME_TOO_LARGE = "frame_too_large"
+TORN_LINE = "torn_line"
+CORRUPT_SEGMENT = "corrupt_segment"
+
+
+class LogError(Exception):
+    """The log cannot be opened; the message says what was expected and what was found."""
+
+
+class Position(msgspec.Struct, frozen=True):
+    """Start of the next unread line: segment name without `.zst`, offset in uncompressed bytes."""
+
+    segment: str = ""
+    offset: int = 0
+
+
+# --- writing ---------------------------------------------------------------------------------
+
+
+class TickLogWriter:
+    """Appends lines to the open segment of a directory and rotates it into a zstd piece.
+
+    Not thread-safe: one writer per directory, owned by one thread. `append` reaches the operating
+    system at once (the reader of a live flow follows the file); `sync` makes it durable.
+    """
+
+    def __init__(self, directory: Path, *, segment_bytes_max: int = SEGMENT_BYTES_MAX) -> None:
+        self._directory = directory
+        self._segment_bytes_max = segment_bytes_max
+        directory.mkdir(parents=True, exist_ok=True)
+        self._sequence = 1 + max((_sequence_of(p) for p in _segments(directory)), default=0)
+        self._file: BinaryIO | None = None
+        self._path = directory
+        self._size = 0
+        for left_behind in _segments(directory):
+            if left_behind.suffix == ".log":
+                _compress(left_behind)
+
+    def append(self, arrival_ns: int, frame: bytes) -> None:
+        """Write one line; newlines inside a frame would break the format and become spaces."""
+        if b"\n" in frame:
+            frame = frame.replace(b"\n", b" ")
+        self.write_lines(arrival_ns, b"%d %b\n" % (arrival_ns, frame))
+
+    def write_lines(self, first_arrival_ns: int, lines: bytes) -> None:
+        """Write complete lines that are already in the log's format."""
+        if self._file is None or self._size >= self._segment_bytes_max:
+            self._rotate(first_arrival_ns)
+        assert self._file is not None
+        self._file.write(lines)
+        self._size += len(lines)
+
+    def sync(self) -> None:
+        """Force what was written to stable storage."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the open segment as it is; the next writer compresses it."""
+        if self._file is not None:
+            self.sync()
+            self._file.close()
+            self._file = None
+
+    def _rotate(self, first_arrival_ns: int) -> None:
+        full = self._path if self._file is not None else None
+        self.close()
+        name = f"ticks-{first_arrival_ns // 1_000_000:013d}-{self._sequence:06d}.log"
+        self._path = self._directory / name
+        self._sequence += 1
+        self._file = self._path.open("xb", buffering=0)
+        self._size = 0
+        if full is not None:
+            _compress(full)
+
+
+def _compress(path: Path) -> None:
+    """Replace a closed segment by its zstd piece; a crash in between leaves the plain file."""
+    piece = path.with_name(path.name + ".zst")
+    partial = path.with_name(path.name + ".zst.tmp")
+    with path.open("rb") as source, partial.open("wb") as target:
+        zstandard.ZstdCompressor(level=_ZSTD_LEVEL, write_checksum=True).copy_stream(source, target)
+        target.flush()
+        os.fsync(target.fileno())
+    partial.replace(piece)
+    path.unlink()
+
+
+# --- reading ---------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Open:
+    """The segment being read and its bytes that are not yet a complete line."""
+
+    name: str
+    stream: BinaryIO
+    tail: bytes = b""
+    offset: int = 0  # of the first byte of `tail`
+    skipped: int = 0  # bytes already dropped of a line that is too long, 0 outside one
+    damaged: bool = False
+
+
+class TickLogReader:
+    """Reads complete lines from a log: a directory of segments, or one plain, gzip or zstd file.
+
+    `on_reject(reason)` is told of every line that could not be delivered. `read` never waits: at
+    the end of a log that is still being written it returns an empty list and later goes on.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        position: Position | None = None,
+        *,
+        on_reject: Callable[[str], None] = lambda reason: None,
+        follow: bool = False,
+    ) -> None:
+        if not path.exists() and not follow:
+            raise LogError(f"{path}: expected a tick log (file or directory), found nothing")
+        self._path = path
+        self._on_reject = on_reject
+        self._follow = follow
+        self._open: _Open | None = None
+        if position is not None and position.segment:
+            self._open = self._open_segment(position.segment)
+            _skip(self._open, position.offset)
+
+    @property
+    def position(self) -> Position:
+        """Where the next unread line starts."""
+        if self._open is None:
+            return Position()
+        return Position(self._open.name, self._open.offset)
+
+    def read(self, lines_max: int) -> list[bytes]:
+        """Return up to `lines_max` lines without newline; empty means nothing more for now."""
+        lines: list[bytes] = []
+        while len(lines) < lines_max:
+            if self._open is None and not self._next_segment():
+                break
+            assert self._open is not None
+            more = self._take(self._open, lines_max - len(lines))
+            lines += more
+            if not more and not self._fill(self._open) and not self._finish_segment():
+                break
+        return lines
+
+    def bytes_total(self) -> int:
+        """Size on disk of everything there is to read (compressed where it is compressed)."""
+        if self._path.is_dir():
+            return sum(p.stat().st_size for p in _segments(self._path))
+        return self._path.stat().st_size
+
+    def close(self) -> None:
+        """Release the file that is open."""
+        if self._open is not None:
+            self._open.stream.close()
+
+    def __enter__(self) -> TickLogReader:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _take(self, segment: _Open, lines_max: int) -> list[bytes]:
+        """Cut complete lines off the tail; drop what belongs to a line that is too long."""
+        if segment.skipped and not self._leave_long_line(segment):
+            return []
+        parts = segment.tail.split(b"\n", lines_max)
+        rest = parts.pop()
+        segment.offset += len(segment.tail) - len(rest)
+        segment.tail = rest
+        if len(rest) > LINE_BYTES_MAX and b"\n" not in rest:
+            segment.skipped = len(rest)
+            segment.tail = b""
+        kept = [part for part in parts if len(part) <= LINE_BYTES_MAX]
+        for _ in range(len(parts) - len(kept)):
+            self._on_reject(FRAME_TOO_LARGE)
+        return kept if kept or not parts else self._take(segment, lines_max)
+
+    def _leave_long_line(self, segment: _Open) -> bool:
+        """Drop bytes up to the end of a line that is too long; the offset stays at its start."""
+        end = segment.tail.find(b"\n")
+        if end < 0:
+            segment.skipped += len(segment.tail)
+            segment.tail = b""
+            return False
+        segment.offset += segment.skipped + end + 1
+        segment.tail = segment.tail[end + 1 :]
+        segment.skipped = 0
+        self._on_reject(FRAME_TOO_LARGE)
+        return True
+
+    def _fill(self, segment: _Open) -> bool:
+        if segment.damaged:
+            return False
+        try:
+            data = segment.stream.read(_READ_BYTES)
+        except (gzip.BadGzipFile, EOFError, zlib.error, zstandard.ZstdError):
+            # What could be decompressed before the damage was delivered.
+            segment.damaged = True
+            self._on_reject(CORRUPT_SEGMENT)
+            return False
+        segment.tail += data
+        return bool(data)
+
+    def _finish_segment(self) -> bool:
+        """Leave the segment when a newer one exists; a tail without newline is then torn."""
+        assert self._open is not None
+        if not self._path.is_dir():
+            if not self._follow:
+                self._drop_torn_tail(self._open)
+            return False
+        following = self._name_after(self._open.name)
+        if following is None:
+            return False
+        # The writer may have appended between our last read and its rotation.
+        if self._fill(self._open):
+            return True
+        self._drop_torn_tail(self._open)
+        self._open.stream.close()
+        self._open = self._open_segment(following)
+        return True
+
+    def _drop_torn_tail(self, segment: _Open) -> None:
+        left = len(segment.tail) + segment.skipped
+        if left:
+            self._on_reject(TORN_LINE)
+            segment.offset += left
+            segment.tail, segment.skipped = b"", 0
+
+    def _next_segment(self) -> bool:
+        if not self._path.exists():
+            return False
+        if not self._path.is_dir():
+            self._open = self._open_segment(self._path.name)
+            return True
+        first = self._name_after("")
+        if first is None:
+            return False
+        self._open = self._open_segment(first)
+        return True
+
+    def _name_after(self, name: str) -> str | None:
+        names = sorted({_plain_name(p) for p in _segments(self._path)}, key=_order_of)
+        return next((n for n in names if not name or _order_of(n) > _order_of(name)), None)
+
+    def _open_segment(self, name: str) -> _Open:
+        if not self._path.is_dir():
+            return _Open(name, open_stream(self._path))
+        plain = self._path / name
+        try:
+            return _Open(name, plain.open("rb"))
+        except FileNotFoundError:
+            pass
+        piece = plain.with_name(name + ".zst")
+        if not piece.exists():
+            raise LogError(f"{self._path}: expected segment {name}, found it gone")
+        return _Open(name, open_stream(piece))
+
+
+def open_stream(path: Path) -> BinaryIO:
+    """Open a plain, gzip or zstd file for reading, told apart by its first bytes."""
+    with path.open("rb") as probe:
+        magic = probe.read(4)
+    if magic[:2] == b"\x1f\x8b":
+        return gzip.open(path, "rb")  # type: ignore[return-value]
+    if magic == b"\x28\xb5\x2f\xfd":
+        return zstandard.ZstdDecompressor().stream_reader(
+            path.open("rb"), read_across_frames=True, closefd=True
+        )
+    return path.open("rb")
+
+
+def _skip(segment: _Open, offset: int) -> None:
+    """Advance a fresh segment to an offset of its uncompressed bytes."""
+    left = offset
+    if isinstance(segment.stream, gzip.GzipFile | zstandard.ZstdDecompressionReader):
+        while left and (data := segment.stream.read(min(left, _READ_BYTES))):
+            left -= len(data)
+    else:
+        segment.stream.seek(offset)
+    segment.offset = offset
+
+
+def _segments(directory: Path) -> list[Path]:
+    return [p for p in directory.iterdir() if _SEGMENT.search(p.name)]
+
+
+def _plain_name(path: Path) -> str:
+    return path.name.removesuffix(".zst")
+
+
+def _order_of(name: str) -> int:
+    match = _SEGMENT.search(name)
+    assert match is not None, name
+    return int(match.group(2))
+
+
+def _sequence_of(path: Path) -> int:
+    return _order_of(path.name)

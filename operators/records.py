@@ -1,0 +1,238 @@
+"""The messages that travel through the flow, in the order they appear.
+
+    Ticks, Boundary -> BarItem -> RowItem -> ScoreItem -> ScoredItem -> Published
+
+Every step sends exactly one item per asset and phase, even an empty one, so that a join can count
+(design 3). A phase is one of the two closings of a minute: sealed (T + lateness) and final
+(T + grace). `None` means NULL. Column values live in a dict because the feature pack, not this
+file, says which columns there are.
+"""
+
+from typing import Any
+
+import msgspec
+
+Columns = dict[str, Any]
+
+MARKET_UID = -1
+MARKET_SYMBOL = "MARKET"
+
+DQ_OK = "ok"
+DQ_PARTIAL = "partial"
+DQ_STALE = "stale"
+
+
+def key_of(asset_uid: int) -> str:
+    """Return the engine's key of an asset; the only converter (engine keys are text)."""
+    return str(asset_uid)
+
+
+# --- what the venue said ---------------------------------------------------------------------
+
+
+class Trade(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """One print. px in quote currency, sz in base coins; the taker bought if `is_buy`."""
+
+    arrival_ns: int
+    time_ms: int
+    px: float
+    sz: float
+    is_buy: bool
+    tid: int
+
+
+class Quote(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """Best bid and offer, full state; a missing side is None."""
+
+    arrival_ns: int
+    time_ms: int
+    bid_px: float | None
+    bid_sz: float | None
+    ask_px: float | None
+    ask_sz: float | None
+
+
+class Book(msgspec.Struct, frozen=True, array_like=True):
+    """Snapshot of the top levels, best first; (px, sz) each."""
+
+    arrival_ns: int
+    time_ms: int
+    bids: tuple[tuple[float, float], ...]
+    asks: tuple[tuple[float, float], ...]
+
+
+class Context(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """Perp state. It carries no venue time, so it is dated by arrival (design D1)."""
+
+    arrival_ns: int
+    open_interest_base: float | None
+    mark_px: float | None
+    oracle_px: float | None
+    funding_rate: float | None
+
+
+class Asset(msgspec.Struct, frozen=True):
+    """A roster entry: the venue's id, its name, and the feeds that are subscribed for it."""
+
+    asset_uid: int
+    symbol: str
+    channels: tuple[str, ...]
+
+
+class Ticks(msgspec.Struct):
+    """What arrived for one asset in one micro-batch, each list in arrival order."""
+
+    trades: list[Trade] = []
+    quotes: list[Quote] = []
+    books: list[Book] = []
+    contexts: list[Context] = []
+    rejects: dict[str, int] = {}
+
+
+class Feed(msgspec.Struct, frozen=True):
+    """Health of the recording over one minute, the same for every asset.
+
+    gap : cause of the hole that overlaps the minute, None if there is none.
+    last_frame_ms : arrival of the newest venue frame, None before the first.
+    clock_skew_ms : smallest receive delay seen in the minute; None if nothing with a time arrived.
+    """
+
+    gap: str | None = None
+    last_frame_ms: int | None = None
+    clock_skew_ms: int | None = None
+
+
+class Phase(msgspec.Struct, frozen=True, order=True):
+    """One closing of a minute. `n_assets` items make it complete in a join."""
+
+    minute_ms: int
+    final: bool
+    n_assets: int
+    clock_ms: int
+
+
+class Boundary(msgspec.Struct, frozen=True):
+    """Close a minute for one asset; comes after the last of its data on the same path."""
+
+    phase: Phase
+    asset: Asset
+    feed: Feed
+
+
+# --- what the steps make of it ---------------------------------------------------------------
+
+
+class Bar(msgspec.Struct, frozen=True):
+    """Raw columns of one asset-minute, floats rounded to 12 significant digits."""
+
+    asset_uid: int
+    symbol: str
+    exchange_ts_ms: int
+    revision: int
+    columns: Columns
+
+
+class BarItem(msgspec.Struct, frozen=True):
+    """An asset's share of a phase after assembly; a final phase without amendment has no bar."""
+
+    phase: Phase
+    asset_uid: int
+    bar: Bar | None
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One feature row. `extras` holds what has no typed column, e.g. clamp bounds by z column."""
+
+    asset_uid: int
+    symbol: str
+    tf: str
+    exchange_ts_ms: int
+    revision: int
+    columns: Columns
+    extras: dict[str, Any] = {}
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """A trigger that held. `gate` is the first quality gate that forbids publication, or None."""
+
+    detector_id: str
+    primary: float
+    secondary: float
+    gate: str | None
+
+
+class RowItem(msgspec.Struct, frozen=True):
+    """An asset's rows of a phase, each with the candidates found on it."""
+
+    phase: Phase
+    asset_uid: int
+    rows: tuple[Row, ...]
+    candidates: tuple[tuple[Candidate, ...], ...] = ()
+
+
+class Frame(msgspec.Struct, frozen=True):
+    """Cross-asset context of one timeframe and minute."""
+
+    tf: str
+    exchange_ts_ms: int
+    revision: int
+    columns: Columns
+
+
+class ScoreItem(msgspec.Struct, frozen=True):
+    """A row with its candidates and the frame of its timeframe, on the way back to its asset."""
+
+    phase: Phase
+    asset_uid: int
+    rows: tuple[Row, ...]
+    candidates: tuple[tuple[Candidate, ...], ...]
+    frames: tuple[Frame, ...]
+
+
+class Draft(msgspec.Struct, frozen=True):
+    """A scored event before the cross-asset budget; `payload` is the contract's JSON object."""
+
+    asset_uid: int
+    detector_id: str
+    event_class: str
+    severity: int
+    payload: dict[str, Any]
+
+
+class Suppression(msgspec.Struct, frozen=True):
+    """A candidate that was not published, with the one reason why."""
+
+    asset_uid: int
+    symbol: str
+    tf: str
+    exchange_ts_ms: int
+    revision: int
+    detector_id: str
+    reason: str
+    severity: int | None
+
+
+class ScoredItem(msgspec.Struct, frozen=True):
+    """An asset's share of a phase after scoring; n_candidates lets the budget reconcile."""
+
+    phase: Phase
+    asset_uid: int
+    drafts: tuple[Draft, ...]
+    suppressed: tuple[Suppression, ...]
+    n_candidates: int
+
+
+class Published(msgspec.Struct, frozen=True):
+    """A phase's events and suppressions, complete and in order."""
+
+    phase: Phase
+    events: tuple[dict[str, Any], ...]
+    suppressed: tuple[Suppression, ...]
+
+
+class MarketPhase(msgspec.Struct, frozen=True):
+    """A phase after the join: frames, and every row with its membership, in asset order."""
+
+    phase: Phase
+    frames: tuple[Frame, ...]
+    rows: tuple[Row, ...]
