@@ -1,0 +1,366 @@
+"""Log lines in, per-asset micro-batches and minute boundaries out.
+
+Rules of this file: the arrival stamp of the line being read is the only clock, and it never runs
+backwards; a minute T seals when the clock passes T + lateness and is final when it passes
+T + grace; every asset of the roster gets both boundaries, in asset order, after the last of its
+data; what is emitted depends on the lines alone, never on how they were cut into chunks.
+Design 2, 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from operators import wire
+from operators.lattice import MINUTE_MS, minute_of
+from operators.records import Asset, Boundary, Feed, Phase, Ticks
+
+BAD_LINE = "bad_line"
+CLOCK_BACKWARDS = "clock_backwards"
+CLOCK_JUMP = "clock_jump"
+UNKNOWN_COIN = "unknown_coin"
+BAD_ENTRY = "bad_entry"
+VENUE_ERROR = "venue_error"
+
+# A silent jump of the clock beyond this is believed only when the next line confirms it: one
+# damaged stamp must not open a thousand empty days.
+JUMP_DOUBTED_MS = 7 * 86_400_000
+CONFIRM_WITHIN_MS = 60_000
+# Assets of a log without a roster get ids outside the venue's ranges, in order of appearance.
+IMPLICIT_UID_BASE = 2_000_000_000
+IMPLICIT_ASSETS_MAX = 10_000
+GAP_START = "start"
+GAP_SILENCE = "silence"
+
+Item = tuple[int, Ticks | Boundary]
+
+
+class Hole(msgspec.Struct):
+    """A stretch without data; still open while `end_ms` is None."""
+
+    start_ms: int
+    end_ms: int | None
+    cause: str
+
+
+class FeedState(msgspec.Struct):
+    """What the reader of a log knows besides its position; all of it survives a restart."""
+
+    version: int = 1
+    clock_ns: int = 0
+    next_seal_ms: int = 0
+    next_final_ms: int = 0
+    roster: list[Asset] = []
+    rosters_ahead: list[tuple[int, list[Asset]]] = []
+    dexes: tuple[str, ...] = ("",)
+    has_roster: bool = False
+    holes: list[Hole] = []
+    last_frame_ms: int | None = None
+    delay_ms_min: dict[int, int] = {}
+    doubted_ns: int | None = None
+    counts: dict[str, int] = {}
+
+    def count(self, reason: str, n: int = 1) -> None:
+        """Add to a counter."""
+        self.counts[reason] = self.counts.get(reason, 0) + n
+
+
+class FeedReader:
+    """Turns lines into items; `state` is everything it remembers."""
+
+    def __init__(
+        self,
+        state: FeedState,
+        *,
+        lateness_ms: int,
+        grace_ms: int,
+        arrival_jump_gap_ms: int,
+    ) -> None:
+        assert 0 <= lateness_ms <= grace_ms < MINUTE_MS, (lateness_ms, grace_ms)
+        self.state = state
+        self._lateness_ms = lateness_ms
+        self._grace_ms = grace_ms
+        self._jump_ms = arrival_jump_gap_ms
+        self._pending: dict[int, Ticks] = {}
+        self._index_roster()
+
+    def read(self, lines: Iterable[bytes]) -> list[Item]:
+        """Return the items of some more lines: ticks by asset, and the boundaries between them."""
+        items: list[Item] = []
+        for line in lines:
+            self._line(line, items)
+        self._flush(items)
+        return items
+
+    # --- a line ------------------------------------------------------------------------------
+
+    def _line(self, line: bytes, items: list[Item]) -> None:
+        state = self.state
+        stamp, _, frame = line.partition(b" ")
+        if not (stamp.isdigit() and len(stamp) <= 19 and frame):
+            state.count(BAD_LINE)
+            return
+        if not self._advance(int(stamp), items):
+            return
+        try:
+            message, bad_entries = wire.decode(frame)
+        except wire.Reject as reject:
+            state.count(reject.reason)
+            return
+        if bad_entries:
+            state.count(BAD_ENTRY, bad_entries)
+        self._route(message)
+
+    def _advance(self, stamp_ns: int, items: list[Item]) -> bool:
+        """Move the clock and close what has passed; False when the stamp is not believed yet."""
+        state = self.state
+        if state.clock_ns == 0:
+            self._start(stamp_ns)
+            return True
+        if stamp_ns < state.clock_ns:
+            state.count(CLOCK_BACKWARDS)
+            state.doubted_ns = None
+            return True
+        before_ms = state.clock_ns // 1_000_000
+        now_ms = stamp_ns // 1_000_000
+        if now_ms - before_ms > JUMP_DOUBTED_MS:
+            if not self._confirms(stamp_ns):
+                state.count(CLOCK_JUMP)
+                state.doubted_ns = stamp_ns
+                return False
+            self._skip_to(now_ms)
+        state.doubted_ns = None
+        if now_ms - before_ms > self._jump_ms:
+            state.holes.append(Hole(before_ms, now_ms, GAP_SILENCE))
+        state.clock_ns = stamp_ns
+        while (closing := self._next_closing(now_ms)) is not None:
+            self._close(*closing, now_ms, items)
+        return True
+
+    def _confirms(self, stamp_ns: int) -> bool:
+        doubted = self.state.doubted_ns
+        return doubted is not None and 0 <= stamp_ns - doubted <= CONFIRM_WITHIN_MS * 1_000_000
+
+    def _start(self, stamp_ns: int) -> None:
+        """The first line opens the lattice; the part of its minute before it is a gap."""
+        state = self.state
+        now_ms = stamp_ns // 1_000_000
+        state.clock_ns = stamp_ns
+        state.next_seal_ms = state.next_final_ms = minute_of(now_ms)
+        state.holes.append(Hole(0, now_ms, GAP_START))
+
+    def _skip_to(self, now_ms: int) -> None:
+        """Re-anchor the lattice after a confirmed jump of days: those minutes get no rows."""
+        state = self.state
+        first = minute_of(now_ms)
+        state.count("minutes_skipped", (first - state.next_seal_ms) // MINUTE_MS)
+        state.next_seal_ms = state.next_final_ms = first
+        state.delay_ms_min.clear()
+
+    # --- boundaries --------------------------------------------------------------------------
+
+    def _next_closing(self, now_ms: int) -> tuple[int, bool] | None:
+        """Return (minute, final) of the earliest closing that the clock has passed."""
+        state = self.state
+        seal_at = state.next_seal_ms + self._lateness_ms
+        final_at = state.next_final_ms + self._grace_ms
+        if state.next_final_ms < state.next_seal_ms and final_at <= seal_at:
+            return (state.next_final_ms, True) if final_at <= now_ms else None
+        return (state.next_seal_ms, False) if seal_at <= now_ms else None
+
+    def _close(self, minute_ms: int, final: bool, now_ms: int, items: list[Item]) -> None:
+        state = self.state
+        self._flush(items)
+        if final:
+            state.next_final_ms += MINUTE_MS
+        else:
+            state.next_seal_ms += MINUTE_MS
+            self._adopt_roster(minute_ms)
+        feed = Feed(
+            gap=self._hole_in(minute_ms),
+            last_frame_ms=state.last_frame_ms,
+            clock_skew_ms=state.delay_ms_min.get(minute_ms),
+        )
+        phase = Phase(minute_ms, final, len(state.roster), now_ms)
+        items += [(asset.asset_uid, Boundary(phase, asset, feed)) for asset in state.roster]
+        if final:
+            self._forget(minute_ms)
+
+    def _hole_in(self, minute_ms: int) -> str | None:
+        """Return the cause of the first hole that overlaps the minute."""
+        start = minute_ms - MINUTE_MS
+        for hole in self.state.holes:
+            if hole.start_ms < minute_ms and (hole.end_ms is None or hole.end_ms > start):
+                return hole.cause
+        return None
+
+    def _forget(self, minute_ms: int) -> None:
+        state = self.state
+        state.holes = [h for h in state.holes if h.end_ms is None or h.end_ms > minute_ms]
+        for label in [label for label in state.delay_ms_min if label <= minute_ms]:
+            del state.delay_ms_min[label]
+
+    def _flush(self, items: list[Item]) -> None:
+        items += sorted(self._pending.items())
+        self._pending = {}
+
+    # --- roster ------------------------------------------------------------------------------
+
+    def _adopt_roster(self, minute_ms: int) -> None:
+        """Make the newest roster that holds for this minute the current one."""
+        state = self.state
+        due = [roster for from_ms, roster in state.rosters_ahead if from_ms <= minute_ms]
+        if due:
+            state.rosters_ahead = [r for r in state.rosters_ahead if r[0] > minute_ms]
+            state.roster = due[-1]
+            self._index_roster()
+
+    def _index_roster(self) -> None:
+        """Route by every roster known: frames of a coming asset arrive before its first minute."""
+        known = [*self.state.roster, *(a for _, r in self.state.rosters_ahead for a in r)]
+        self._uid_of = {asset.symbol: asset.asset_uid for asset in known}
+        self._uids = frozenset(self._uid_of.values())
+
+    def _on_roster(self, roster: wire.RosterData) -> None:
+        state = self.state
+        assets = [
+            Asset(entry.uid, entry.coin, entry.channels)
+            for entry in sorted(roster.assets, key=lambda entry: entry.uid)
+        ]
+        if len({a.asset_uid for a in assets}) < len(assets):
+            state.count(wire.WRONG_SHAPE)
+            return
+        if not state.has_roster:
+            state.roster = []
+        state.has_roster = True
+        state.dexes = roster.dexes
+        state.rosters_ahead.append((roster.from_ms, assets))
+        self._index_roster()
+
+    def _uid(self, coin: str, channel: str) -> int | None:
+        """Return a coin's id; a log that never had a roster gets one from what it contains."""
+        uid = self._uid_of.get(coin)
+        if self.state.has_roster:
+            if uid is None:
+                self.state.count(UNKNOWN_COIN)
+            return uid
+        roster = self.state.roster
+        if uid is None:
+            if len(roster) >= IMPLICIT_ASSETS_MAX:
+                self.state.count(UNKNOWN_COIN)
+                return None
+            uid = IMPLICIT_UID_BASE + len(roster)
+            roster.append(Asset(uid, coin, (channel,)))
+            self._index_roster()
+        elif channel not in (asset := roster[uid - IMPLICIT_UID_BASE]).channels:
+            seen = tuple(sorted((*asset.channels, channel)))
+            roster[uid - IMPLICIT_UID_BASE] = Asset(uid, coin, seen)
+        return uid
+
+    # --- frames ------------------------------------------------------------------------------
+
+    def _route(self, message: wire.Frame) -> None:
+        state = self.state
+        now_ns = state.clock_ns
+        if not isinstance(message, wire.CONTROL):
+            state.last_frame_ms = now_ns // 1_000_000
+        match message:
+            case wire.WireBbo(data):
+                if (uid := self._uid(data.coin, "bbo")) is not None:
+                    self._keep(uid, "quotes", wire.quote_of(data, now_ns))
+                    self._delay(data.time)
+            case wire.WireTrades(data):
+                self._on_trades(data, now_ns)
+            case wire.WireBook(data):
+                if (uid := self._uid(data.coin, "l2Book")) is not None:
+                    self._keep(uid, "books", wire.book_of(data, now_ns))
+                    self._delay(data.time)
+            case wire.WireAssetCtx(data):
+                if (uid := self._uid(data.coin, "activeAssetCtx")) is not None:
+                    self._keep(uid, "contexts", wire.context_of(data.ctx, now_ns))
+            case wire.WireAllCtxs(data):
+                for dex, contexts in data.ctxs:
+                    self._on_contexts(dex, contexts, now_ns)
+            case wire.RestContext(data):
+                self._on_contexts(data.dex, data.answer[1], now_ns)
+            case wire.Roster(data):
+                self._on_roster(data)
+            case wire.Gap(data):
+                self._on_gap(data)
+            case wire.WireError():
+                state.count(VENUE_ERROR)
+            case _:  # clock, pong, ack, candle, mids, spot context, config: the stamp was enough
+                pass
+
+    def _on_trades(self, entries: list[wire.WireTrade], now_ns: int) -> None:
+        if not entries:
+            return
+        newest = 0
+        for entry in entries:
+            if (uid := self._uid(entry.coin, "trades")) is not None:
+                self._keep(uid, "trades", wire.trade_of(entry, now_ns))
+                newest = max(newest, entry.time)
+        self._delay(newest)
+
+    def _on_contexts(self, dex: str, contexts: list[wire.WireCtx | None], now_ns: int) -> None:
+        base = uid_base_of(self.state.dexes, dex)
+        if base is None:
+            return
+        for index, context in enumerate(contexts):
+            if context is not None and base + index in self._uids:
+                self._keep(base + index, "contexts", wire.context_of(context, now_ns))
+
+    def _keep(self, uid: int, kind: str, record: object) -> None:
+        """Add a record to the asset's micro-batch; a text is the reason why there is none."""
+        ticks = self._pending.get(uid)
+        if ticks is None:
+            ticks = self._pending[uid] = Ticks()
+        if isinstance(record, str):
+            ticks.rejects[record] = ticks.rejects.get(record, 0) + 1
+            self.state.count(record)
+        else:
+            getattr(ticks, kind).append(record)
+
+    def _delay(self, time_ms: int) -> None:
+        """Remember the smallest receive delay of the running minute, over all assets."""
+        if not 0 < time_ms < wire.TIME_MS_MAX:
+            return
+        now_ms = self.state.clock_ns // 1_000_000
+        label = minute_of(now_ms)
+        delay = now_ms - time_ms
+        known = self.state.delay_ms_min.get(label)
+        if known is None or delay < known:
+            self.state.delay_ms_min[label] = delay
+
+    def _on_gap(self, gap: wire.GapData) -> None:
+        state = self.state
+        state.count(f"gap_{gap.cause}" if gap.end_ms is None else "gap_end")
+        open_holes = [hole for hole in state.holes if hole.end_ms is None]
+        for hole in open_holes:
+            if hole.start_ms == gap.start_ms and hole.cause == gap.cause:
+                hole.end_ms = gap.end_ms
+                return
+        if gap.cause == GAP_START:  # a recorder began: whatever its predecessor waited for is over
+            for hole in open_holes:
+                hole.end_ms = max(hole.start_ms, gap.start_ms)
+        state.holes.append(Hole(gap.start_ms, gap.end_ms, gap.cause))
+
+
+def uid_base_of(dexes: tuple[str, ...], dex: str) -> int | None:
+    """Return the id of a dex's first asset: 0 for the main dex, 100000 + k * 10000 else (design 4).
+
+    >>> uid_base_of(("", "xyz"), ""), uid_base_of(("", "xyz"), "xyz"), uid_base_of(("",), "abc")
+    (0, 110000, None)
+    """
+    if dex == "":
+        return 0
+    return 100_000 + dexes.index(dex) * 10_000 if dex in dexes else None
+
+
+def labels(items: Iterable[Item]) -> Iterator[tuple[int, bool]]:
+    """Yield (minute, final) of every boundary; a help for tests and tools."""
+    for _, item in items:
+        if isinstance(item, Boundary):
+            yield item.phase.minute_ms, item.phase.final

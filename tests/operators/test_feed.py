@@ -1,0 +1,321 @@
+"""The arrival clock, minute boundaries, holes and the roster come from the lines alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from operators import feed, wire
+from operators.feed import FeedReader, FeedState, Hole, Item
+from operators.lattice import MINUTE_MS
+from operators.records import Boundary, Ticks
+
+M = 1_756_891_800_000  # 09:30:00
+BTC = {"uid": 0, "coin": "BTC", "channels": ["trades", "bbo"]}
+ETH = {"uid": 1, "coin": "ETH", "channels": ["trades", "bbo"]}
+
+
+def line(at_ms: int, channel: str, data: object = None) -> bytes:
+    """Return a log line."""
+    body = {"channel": channel} if data is None else {"channel": channel, "data": data}
+    return b"%d %b" % (at_ms * 1_000_000, json.dumps(body).encode())
+
+
+def clock(at_ms: int) -> bytes:
+    """Return a heartbeat."""
+    return line(at_ms, "alpha.clock")
+
+
+def clocks(start_ms: int, end_ms: int, every_ms: int = 1000) -> list[bytes]:
+    """Return heartbeats from start to end."""
+    return [clock(at) for at in range(start_ms, end_ms + 1, every_ms)]
+
+
+def roster(at_ms: int, from_ms: int, *assets: dict[str, object]) -> bytes:
+    """Return a roster record."""
+    return line(at_ms, "alpha.roster", {"from_ms": from_ms, "assets": list(assets)})
+
+
+def trade(at_ms: int, coin: str = "BTC", *, tid: int = 1, time_ms: int | None = None) -> bytes:
+    """Return a frame of one print."""
+    time_ms = at_ms - 300 if time_ms is None else time_ms
+    entry = {"coin": coin, "side": "B", "px": "100", "sz": "1", "time": time_ms, "tid": tid}
+    return line(at_ms, "trades", [entry])
+
+
+def reader(state: FeedState | None = None) -> FeedReader:
+    """Return a reader with the lattice of feature pack v1.0."""
+    return FeedReader(
+        state or FeedState(), lateness_ms=1500, grace_ms=3000, arrival_jump_gap_ms=5000
+    )
+
+
+def boundaries(items: Iterable[Item]) -> list[tuple[int, int, bool]]:
+    """Return (minute, asset, final) of every boundary."""
+    return [
+        ((b.phase.minute_ms - M) // MINUTE_MS, uid, b.phase.final)
+        for uid, b in items
+        if isinstance(b, Boundary)
+    ]
+
+
+def gaps(items: Iterable[Item]) -> dict[int, str | None]:
+    """Return the hole named at the seal of each minute of asset 0."""
+    return {
+        (b.phase.minute_ms - M) // MINUTE_MS: b.feed.gap
+        for uid, b in items
+        if isinstance(b, Boundary) and uid == 0 and not b.phase.final
+    }
+
+
+def test_a_minute_seals_after_lateness_and_is_final_after_grace() -> None:
+    """09:30:01.499 is too early, 09:30:01.500 seals; 09:30:03 makes final."""
+    r = reader()
+    assert boundaries(r.read([roster(M - 60_000, M, BTC), clock(M + 1499)])) == []
+    assert boundaries(r.read([clock(M + 1500)])) == [(0, 0, False)]
+    assert boundaries(r.read([clock(M + 2999)])) == []
+    assert boundaries(r.read([clock(M + 3000)])) == [(0, 0, True)]
+
+
+def test_every_asset_gets_both_boundaries_in_asset_order() -> None:
+    """An asset without any data still closes its minute."""
+    r = reader()
+    lines = [roster(M - 60_000, M, ETH, BTC), *clocks(M - 59_000, M + 4000)]
+    assert boundaries(r.read(lines)) == [
+        (0, 0, False),
+        (0, 1, False),
+        (0, 0, True),
+        (0, 1, True),
+    ]
+
+
+def test_data_comes_before_the_boundary_that_its_arrival_precedes() -> None:
+    """A print that arrives 1 ms before the seal is in front of it, one at the seal behind it."""
+    r = reader()
+    items = r.read(
+        [
+            roster(M - 60_000, M, BTC),
+            *clocks(M - 59_000, M),
+            trade(M + 1499, tid=1),
+            trade(M + 1500, tid=2),
+        ]
+    )
+    kinds = [type(item).__name__ for _, item in items]
+    assert kinds == ["Ticks", "Boundary", "Ticks"]
+
+
+def test_a_silent_jump_closes_every_minute_it_passes_and_marks_them() -> None:
+    """A recorder that died for ten minutes leaves ten stale minutes, not a hole in the table."""
+    r = reader()
+    start = [roster(M - 60_000, M, BTC), *clocks(M - 59_000, M + 10_000)]
+    items = r.read([*start, clock(M + 610_000), *clocks(M + 611_000, M + 680_000)])
+    found = gaps(items)
+    assert found[0] is None
+    assert [found[k] for k in range(1, 11)] == [feed.GAP_SILENCE] * 10
+    assert found[11] == feed.GAP_SILENCE  # 09:40-09:41 overlaps the jump that ended at 09:40:10
+
+
+def test_the_minute_in_which_the_log_begins_is_incomplete() -> None:
+    """What happened before the first line is unknown."""
+    r = reader()
+    lines = [roster(M - 30_000, M, BTC), *clocks(M - 29_000, M + 62_000)]
+    assert gaps(r.read(lines)) == {0: feed.GAP_START, 1: None}
+
+
+def test_a_hole_marks_exactly_the_minutes_it_overlaps() -> None:
+    """A drop inside one minute marks that minute only; its end is known from the record."""
+    r = reader()
+    gap = {"start_ms": M + 20_000, "end_ms": None, "cause": "disconnect"}
+    lines = [
+        roster(M - 60_000, M, BTC),
+        *clocks(M - 59_000, M + 20_000),
+        line(M + 20_500, "alpha.gap", gap),
+        *clocks(M + 21_000, M + 40_000),
+        line(M + 40_500, "alpha.gap", {**gap, "end_ms": M + 40_400}),
+        *clocks(M + 41_000, M + 130_000),
+    ]
+    assert gaps(r.read(lines)) == {0: None, 1: "disconnect", 2: None}
+
+
+def test_an_open_hole_marks_minutes_until_it_ends() -> None:
+    """While the feed is away every minute is marked as it closes."""
+    r = reader()
+    gap = {"start_ms": M + 20_000, "end_ms": None, "cause": "disconnect"}
+    lines = [roster(M - 60_000, M, BTC), *clocks(M - 59_000, M + 20_000)]
+    lines += [line(M + 20_500, "alpha.gap", gap), *clocks(M + 21_000, M + 190_000)]
+    assert gaps(r.read(lines)) == {0: None, 1: "disconnect", 2: "disconnect", 3: "disconnect"}
+
+
+def test_a_new_recorder_ends_the_hole_its_predecessor_left_open() -> None:
+    """A crash during an outage must not leave the feed broken for ever."""
+    r = reader()
+    old = {"start_ms": M + 1000, "end_ms": None, "cause": "disconnect"}
+    new = {"start_ms": M + 61_000, "end_ms": None, "cause": "start"}
+    lines = [
+        roster(M - 60_000, M, BTC),
+        *clocks(M - 59_000, M),
+        line(M + 1000, "alpha.gap", old),
+        *clocks(M + 2000, M + 60_000),
+        line(M + 61_000, "alpha.gap", new),
+        line(M + 62_000, "alpha.gap", {**new, "end_ms": M + 62_000}),
+        *clocks(M + 63_000, M + 190_000),
+    ]
+    found = gaps(r.read(lines))
+    assert found[1] == "disconnect"
+    assert found[2] == "disconnect"
+    assert found[3] is None
+
+
+def test_time_going_backwards_is_counted_and_changes_nothing() -> None:
+    """The clock holds; the frame itself is used."""
+    r = reader()
+    items = r.read([roster(M, M + 60_000, BTC), clock(M + 5000), trade(M + 2000)])
+    assert r.state.counts == {feed.CLOCK_BACKWARDS: 1}
+    assert r.state.clock_ns == (M + 5000) * 1_000_000
+    assert [type(item) for _, item in items] == [Ticks]
+
+
+def test_one_damaged_stamp_does_not_open_a_thousand_empty_days() -> None:
+    """A stamp years ahead is believed only if the next line confirms it."""
+    r = reader()
+    far = M + 3 * 365 * 86_400_000
+    lines = [roster(M - 60_000, M, BTC), clock(far), *clocks(M - 59_000, M + 2000)]
+    assert boundaries(r.read(lines)) == [(0, 0, False)]
+    assert r.state.counts == {feed.CLOCK_JUMP: 1}
+
+
+def test_a_confirmed_jump_of_weeks_re_anchors_the_lattice() -> None:
+    """A log that was resumed after a month goes on, and says how many minutes it skipped."""
+    r = reader()
+    far = M + 30 * 86_400_000
+    lines = [roster(M - 60_000, M, BTC), clock(M - 59_000), *clocks(far - 3000, far + 62_000)]
+    found = boundaries(r.read(lines))
+    assert found[0] == (30 * 1440, 0, False)
+    assert r.state.counts[feed.CLOCK_JUMP] == 1
+    assert r.state.counts["minutes_skipped"] == 30 * 1440
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [b"", b"garbage", b"12x {}", b"-5 {}", b" {}", b"1" * 30 + b" {}", b"\xff\xfe\x00", b"123"],
+)
+def test_lines_that_are_no_lines_are_counted(junk: bytes) -> None:
+    """Nothing beside them is lost."""
+    r = reader()
+    items = r.read([roster(M, M + 60_000, BTC), junk, trade(M + 100)])
+    assert r.state.counts == {feed.BAD_LINE: 1}
+    assert len(items) == 1
+
+
+def test_a_coin_outside_the_roster_is_counted() -> None:
+    """With a roster, the roster decides."""
+    r = reader()
+    assert r.read([roster(M, M + 60_000, BTC), trade(M + 100, "DOGE")]) == []
+    assert r.state.counts == {feed.UNKNOWN_COIN: 1}
+
+
+def test_a_log_without_a_roster_gets_one_in_order_of_appearance() -> None:
+    """Foreign recordings of raw frames replay too, under ids outside the venue's ranges."""
+    r = reader()
+    bbo = {"coin": "ETH", "time": M, "bbo": [None, None]}
+    items = r.read([trade(M + 1, "ETH"), trade(M + 2, "BTC"), line(M + 3, "bbo", bbo)])
+    base = feed.IMPLICIT_UID_BASE
+    assert [uid for uid, _ in items] == [base, base + 1]
+    assert r.state.roster[0].channels == ("bbo", "trades")
+    assert r.state.roster[1].channels == ("trades",)
+
+
+def test_a_roster_change_takes_effect_from_its_minute() -> None:
+    """A listing at 09:31 gives no row for 09:31's predecessor."""
+    r = reader()
+    lines = [roster(M - 60_000, M, BTC), *clocks(M - 59_000, M - 1000)]
+    lines += [roster(M - 500, M + 60_000, BTC, ETH), *clocks(M, M + 64_000)]
+    found = boundaries(r.read(lines))
+    assert found == [
+        (0, 0, False),
+        (0, 0, True),
+        (1, 0, False),
+        (1, 1, False),
+        (1, 0, True),
+        (1, 1, True),
+    ]
+
+
+def test_positional_contexts_find_their_assets() -> None:
+    """allDexsAssetCtxs names no coins: index in the dex's universe is the id."""
+    r = reader()
+    xyz = {"uid": 110_001, "coin": "xyz:GOLD", "channels": []}
+    rosters = {"from_ms": M, "assets": [BTC, xyz], "dexes": ["", "xyz"]}
+    ctxs = [["", [{"markPx": "5", "openInterest": "1"}]], ["xyz", [None, {"markPx": "7"}]]]
+    items = r.read(
+        [line(M, "alpha.roster", rosters), line(M + 1, "allDexsAssetCtxs", {"ctxs": ctxs})]
+    )
+    marks = {uid: item.contexts[0].mark_px for uid, item in items if isinstance(item, Ticks)}
+    assert marks == {0: 5.0, 110_001: 7.0}
+
+
+def test_the_receive_delay_of_a_minute_is_the_smallest_seen() -> None:
+    """One slow frame does not make a skewed clock; all of them do."""
+    r = reader()
+    lines = [roster(M - 60_000, M, BTC), *clocks(M - 59_000, M - 20_000)]
+    lines += [trade(M - 19_000, time_ms=M - 23_000), trade(M - 18_000, time_ms=M - 18_250)]
+    items = r.read([*lines, *clocks(M - 17_000, M + 2000)])
+    skews = [b.feed.clock_skew_ms for _, b in items if isinstance(b, Boundary)]
+    assert skews == [250]
+
+
+LINES = [
+    roster(M - 30_000, M, BTC),
+    *clocks(M - 29_000, M),
+    trade(M + 100),
+    b"junk",
+    trade(M + 1600, tid=2),
+    roster(M + 2000, M + 60_000, BTC, ETH),
+    *clocks(M + 2100, M + 50_000),
+    line(M + 50_500, "alpha.gap", {"start_ms": M + 50_000, "end_ms": None, "cause": "stall"}),
+    clock(M + 60_000),
+    clock(M + 100_000),
+    clock(M + 99_000),
+    line(M + 100_500, "user", {}),
+    trade(M + 101_000, "ETH", tid=3),
+    clock(M + 9_000_000_000),
+    *clocks(M + 102_000, M + 125_000),
+]
+
+
+def merged(items: Iterable[Item]) -> list[object]:
+    """Join consecutive micro-batches of an asset between boundaries: cuts leave no trace."""
+    result: list[object] = []
+    open_ticks: dict[int, Ticks] = {}
+    for uid, item in items:
+        if isinstance(item, Ticks):
+            ticks = open_ticks.setdefault(uid, Ticks())
+            ticks.trades += item.trades
+            ticks.quotes += item.quotes
+        else:
+            result += sorted(open_ticks.items())
+            open_ticks = {}
+            result.append((uid, item))
+    return [*result, *sorted(open_ticks.items())]
+
+
+@given(st.lists(st.integers(1, 9), max_size=60))
+def test_property_cuts_and_restarts_leave_no_trace(cuts: list[int]) -> None:
+    """Any chunking, with the state saved and restored at every cut, gives the same items."""
+    whole = reader()
+    expected = merged(whole.read(LINES))
+    items: list[Item] = []
+    state, at = FeedState(), 0
+    for size in [*cuts, len(LINES)]:
+        r = reader(msgspec.msgpack.decode(msgspec.msgpack.encode(state), type=FeedState))
+        items += r.read(LINES[at : at + size])
+        state, at = r.state, at + size
+    assert merged(items) == expected
+    assert state.counts == whole.state.counts
+    assert state.counts[wire.UNKNOWN_CHANNEL] == 1
+    assert state.holes == whole.state.holes == [Hole(M + 50_000, None, "stall")]
