@@ -1,0 +1,70 @@
+"""The database of a run: a server that is given, or the embedded one, migrated and ready."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from threading import Lock
+
+from dataflows.connectors.clock import Clock, SystemClock
+from dataflows.connectors.embedded_postgres import EmbeddedPostgres
+from dataflows.connectors.migrate import migrate
+from dataflows.connectors.postgres import PostgresEventSink, PostgresMarketSink, PostgresWriter
+from packs.schema import FeaturePack
+
+EMBEDDED_DIRECTORY = "postgres"
+
+
+class Database:
+    """Opens on first use: starts the embedded server unless `url` names another, and migrates.
+
+    data_dir : where the embedded server keeps its data. schema : a replay writes into its own.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        url: str | None = None,
+        *,
+        schema: str = "public",
+        clock: Clock | None = None,
+    ) -> None:
+        self._data_dir = data_dir
+        self._url = url
+        self._schema = schema
+        self._clock = clock or SystemClock()
+        self._lock = Lock()
+        self._server: EmbeddedPostgres | None = None
+        self._dsn: str | None = None
+
+    def open(self) -> str:
+        """Return the connection string of a migrated database."""
+        with self._lock:
+            if self._dsn is None:
+                self._dsn = self._url or self._start()
+                now_ms = self._clock.now_ns() // 1_000_000
+                migrate(self._dsn, self._schema, now_ms=now_ms)
+            return self._dsn
+
+    def close(self) -> None:
+        """Stop the embedded server if this run started it."""
+        with self._lock:
+            if self._server is not None:
+                self._server.stop()
+            self._server, self._dsn = None, None
+
+    def writer(self, features: FeaturePack) -> PostgresWriter:
+        """Return a writer on its own connection."""
+        columns = {column.name: column.type for column in features.columns}
+        return PostgresWriter(self.open(), columns, schema=self._schema)
+
+    def market_sink(self, features: FeaturePack) -> PostgresMarketSink:
+        """Return the sink of rows and frames."""
+        return PostgresMarketSink(lambda: self.writer(features))
+
+    def event_sink(self, features: FeaturePack) -> PostgresEventSink:
+        """Return the sink of events and suppressions."""
+        return PostgresEventSink(lambda: self.writer(features))
+
+    def _start(self) -> str:
+        self._server = EmbeddedPostgres(self._data_dir / EMBEDDED_DIRECTORY, own=True)
+        return self._server.start().dsn()

@@ -1,0 +1,112 @@
+"""The whole flow on one screen, and its live edges.
+
+    python -m bytewax.run dataflows.live
+
+connects to the public venue, records what it says, and writes rows, frames and events. Importing
+this module opens nothing; `flow()` reads the environment (`dataflows/settings.py`).
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, NamedTuple
+
+import bytewax.operators as op
+from bytewax.dataflow import Dataflow
+from bytewax.inputs import Source
+from bytewax.operators import KeyedStream
+from bytewax.outputs import Sink
+
+from dataflows.connectors.console import ConsoleEventSink, ConsoleMarketSink, MinutePrinter
+from dataflows.connectors.database import Database
+from dataflows.connectors.recorder import Recorder, RecorderConfig
+from dataflows.connectors.source import LogSource
+from dataflows.connectors.topics import EventsSink, RowsAndFramesSink
+from dataflows.market import judge
+from dataflows.settings import DATABASE_OFF, Settings, SettingsError
+from dataflows.shard import assemble, mark
+from operators.records import BarItem
+from packs.loader import PackError, Packs, load_packs
+
+
+class Sinks(NamedTuple):
+    """Where rows and frames go, and where events and suppressions go, by name."""
+
+    market: dict[str, Sink[Any]]
+    published: dict[str, Sink[Any]]
+
+
+def build(ticks: Source[Any], packs: Packs, sinks: Sinks) -> Dataflow:
+    """Return the flow from ticks to events; live, replay and tests differ only in its edges."""
+    flow = Dataflow("detector")
+    messages = op.input("ticks", flow, ticks)
+    return _finish(flow, assemble(messages, packs), packs, sinks)
+
+
+def build_from_bars(bars: Source[Any], packs: Packs, sinks: Sinks) -> Dataflow:
+    """Return the same flow, entered at normalisation."""
+    flow = Dataflow("detector")
+    return _finish(flow, op.input("bars", flow, bars), packs, sinks)
+
+
+def _finish(flow: Dataflow, bars: KeyedStream[BarItem], packs: Packs, sinks: Sinks) -> Dataflow:
+    products = judge(mark(bars, packs), packs)
+    for name, sink in sinks.market.items():
+        op.output(f"rows-{name}", products.market, sink)
+    for name, sink in sinks.published.items():
+        op.output(f"events-{name}", products.published, sink)
+    return flow
+
+
+def recorder_config(settings: Settings, packs: Packs) -> RecorderConfig:
+    """Return what to record, from the environment and the universe policy."""
+    return RecorderConfig(
+        directory=settings.data_dir / "ticks",
+        ws_url=settings.ws_url,
+        rest_url=settings.rest_url,
+        coins=settings.coins,
+        max_assets=settings.max_assets,
+        bootstrap_assets=tuple((a.uid, a.coin) for a in packs.universe.bootstrap_assets),
+    )
+
+
+def live_sinks(settings: Settings, packs: Packs) -> Sinks:
+    """Topic files and the console always, the database unless it is switched off."""
+    topics, printer = settings.data_dir / "topics", MinutePrinter("stdout")
+    sinks = Sinks(
+        market={
+            "topic": RowsAndFramesSink(
+                topics / "alpha.rows.v0.ndjson", topics / "alpha.frames.v0.ndjson", append=True
+            ),
+            "console": ConsoleMarketSink(printer),
+        },
+        published={
+            "topic": EventsSink(
+                topics / "alpha.events.v0.ndjson",
+                topics / "alpha.suppressed.v0.ndjson",
+                append=True,
+            ),
+            "console": ConsoleEventSink(printer),
+        },
+    )
+    if settings.database_url != DATABASE_OFF:
+        database = Database(settings.data_dir, settings.database_url)
+        sinks.market["database"] = database.market_sink(packs.features)
+        sinks.published["database"] = database.event_sink(packs.features)
+    return sinks
+
+
+def flow() -> Dataflow:
+    """Return the live flow; a wrong environment or pack is one message, not a traceback."""
+    try:
+        settings = Settings.from_env()
+        packs = load_packs(settings.feature_pack, settings.detector_pack, settings.universe)
+    except (SettingsError, PackError) as error:
+        sys.exit(str(error))
+    source = LogSource(
+        path=settings.data_dir / "ticks",
+        features=packs.features,
+        follow=True,
+        recording=Recorder(recorder_config(settings, packs)),
+    )
+    return build(source, packs, live_sinks(settings, packs))

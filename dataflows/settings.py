@@ -1,0 +1,70 @@
+"""The environment as frozen settings; nothing else reads `os.environ`.
+
+Addresses, directories and sizes live here; thresholds never do, those are packs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+PREFIX = "ALPHA_"
+DATABASE_OFF = "off"
+MAINNET_WS_URL = "wss://api.hyperliquid.xyz/ws"
+MAINNET_REST_URL = "https://api.hyperliquid.xyz"
+
+
+class SettingsError(Exception):
+    """The environment is wrong; the message lists every fault."""
+
+
+class Settings(BaseModel):
+    """Every `ALPHA_*` variable, its default and its meaning."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data_dir: Path = Field(Path("var"), description="logs, topics and the embedded database")
+    ws_url: str = Field(MAINNET_WS_URL, description="venue WebSocket")
+    rest_url: str = Field(MAINNET_REST_URL, description="venue REST base address")
+    coins: tuple[str, ...] | None = Field(
+        None, description="comma-separated coins to track; default: the largest by volume"
+    )
+    max_assets: Annotated[int, Field(ge=1, le=300)] = Field(
+        60, description="how many assets to track when coins are not named"
+    )
+    database_url: str | None = Field(
+        None, description="PostgreSQL to write to; default: embedded; `off` for none"
+    )
+    feature_pack: Path | None = Field(None, description="feature pack file")
+    detector_pack: Path | None = Field(None, description="detector pack file")
+    universe: Path | None = Field(None, description="universe policy file")
+
+    @field_validator("coins", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(coin.strip() for coin in value.split(",") if coin.strip()) or None
+        return value
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """Read the environment; raise `SettingsError` with every fault in one message."""
+        given = os.environ if environ is None else environ
+        values = {
+            name: given[PREFIX + name.upper()]
+            for name in cls.model_fields
+            if given.get(PREFIX + name.upper())
+        }
+        try:
+            return cls(**values)  # type: ignore[arg-type]
+        except ValidationError as error:
+            faults = [
+                f"  {PREFIX}{str(fault['loc'][0]).upper()}: found {fault['input']!r}, "
+                f"expected: {fault['msg']}"
+                for fault in error.errors()
+            ]
+            raise SettingsError("\n".join(["the environment is not valid:", *faults])) from None

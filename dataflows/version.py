@@ -1,0 +1,3 @@
+"""Who produced an event: name and version of this software."""
+
+PRODUCER = "alpha-detector@v0.1.0"

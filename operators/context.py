@@ -1,0 +1,269 @@
+"""Join all assets at each minute: the market frame, membership, and each row back to its asset.
+
+Rules of this file: a phase is complete when every asset of its roster has sent its item, and phases
+complete in order; members are visited in asset order; an amendment folds the frame again under the
+next revision but never moves membership (design D13, D14).  Build plan 6, 7; design 3.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from operators import universe
+from operators.formulas.crosssection import dispersion, lead_index
+from operators.formulas.elementary import round12
+from operators.join import Join
+from operators.lattice import HOUR_MS, MINUTE_MS
+from operators.records import (
+    DQ_OK,
+    DQ_PARTIAL,
+    DQ_STALE,
+    MARKET_UID,
+    Candidate,
+    Columns,
+    Frame,
+    MarketPhase,
+    Phase,
+    Row,
+    RowItem,
+    ScoreItem,
+)
+from operators.score import rate
+from operators.universe import Change, UniverseState
+from packs.loader import Detector, Packs
+
+RS_LIST_LENGTH = 5
+LEADER_EPSILON = 1e-9  # build plan 6.4: below this nobody leads and the first major stands in
+LEADER_WINDOW_MIN = 5
+SPIKE = "spike"
+
+Marked = tuple[Row, tuple[Candidate, ...]]
+
+
+class Past(msgspec.Struct):
+    """Dollar volumes of the last minutes of one asset, oldest first."""
+
+    labels: list[int] = []
+    volumes: list[float] = []
+
+
+class ContextState(msgspec.Struct):
+    """Everything the join remembers."""
+
+    version: int = 1
+    join: Join[RowItem] = msgspec.field(default_factory=Join[RowItem])
+    past: dict[int, Past] = {}
+    last: dict[str, dict[int, Row]] = {}
+    revisions: dict[str, int] = {}
+    shock_count: dict[str, int] = {}
+    universe: UniverseState = msgspec.field(default_factory=UniverseState)
+
+
+class Context:
+    """`RowItem`s of all assets in; `MarketPhase`, then one `ScoreItem` per asset and MARKET out."""
+
+    def __init__(self, packs: Packs) -> None:
+        self._packs = packs
+        self._policy = packs.universe
+        self._detectors: dict[str, Detector] = {d.detector_id: d for d in packs.detectors}
+        self.on_change = list[Change]()
+
+    def initial(self) -> ContextState:
+        """Return the state before the first minute."""
+        return ContextState()
+
+    def step(self, state: ContextState, item: RowItem) -> list[MarketPhase | ScoreItem]:
+        """Take one asset's item; return the phase when it is complete."""
+        phase = item.phase
+        items = state.join.collect(phase, item.asset_uid, item, expected=phase.n_assets)
+        return [] if items is None else self._complete(state, phase, items)
+
+    def _complete(
+        self, state: ContextState, phase: Phase, items: list[RowItem]
+    ) -> list[MarketPhase | ScoreItem]:
+        if not phase.final:
+            state.last, state.revisions, state.shock_count = {}, {}, {}
+        marked = [
+            (row, candidates)
+            for item in items
+            for row, candidates in zip(item.rows, item.candidates, strict=True)
+        ]
+        for row, _ in marked:
+            state.last.setdefault(row.tf, {})[row.asset_uid] = row
+            if row.tf == "1m":
+                self._remember(state, row)
+        if not phase.final:
+            self._move_membership(state, phase, marked)
+        frames = tuple(self._frame(state, tf, phase) for tf in sorted({r.tf for r, _ in marked}))
+        state.last = {
+            tf: {uid: self._with_membership(state, row) for uid, row in rows.items()}
+            for tf, rows in state.last.items()
+        }
+        joined = [
+            ScoreItem(
+                phase,
+                item.asset_uid,
+                tuple(state.last[row.tf][item.asset_uid] for row in item.rows),
+                item.candidates,
+                frames,
+            )
+            for item in items
+        ]
+        rows = tuple(row for entry in joined for row in entry.rows)
+        market = ScoreItem(phase, MARKET_UID, (), (), frames)
+        return [MarketPhase(phase, frames, rows), market, *joined]
+
+    # --- membership --------------------------------------------------------------------------
+
+    def _remember(self, state: ContextState, row: Row) -> None:
+        past = state.past.setdefault(row.asset_uid, Past())
+        volume = row.columns["v_total_m_1"] or 0.0
+        if past.labels and past.labels[-1] == row.exchange_ts_ms:
+            past.volumes[-1] = volume
+            return
+        past.labels.append(row.exchange_ts_ms)
+        past.volumes.append(volume)
+        if len(past.labels) > self._policy.l1_min:
+            del past.labels[0], past.volumes[0]
+
+    def _move_membership(self, state: ContextState, phase: Phase, marked: list[Marked]) -> None:
+        """Universe, then heat, then the shock count, for the minute that is being closed."""
+        label = phase.minute_ms
+        present = [row.asset_uid for row, _ in marked if row.tf == "1m"]
+        volumes = {uid: _sum_since(state.past[uid], 0) for uid in present}
+        ranking = universe.composite_ranks(volumes, dict.fromkeys(present), self._policy)
+        change = universe.step_membership(state.universe, label, ranking, self._policy)
+        if change is not None:
+            self.on_change.append(change)
+        breadth_before = self._shocks(state, marked)
+        found: dict[int, tuple[int, str]] = {}
+        for row, candidates in marked:
+            for candidate in candidates:
+                if candidate.gate is None:
+                    detector = self._detectors[candidate.detector_id]
+                    severity = rate(
+                        self._packs.scoring, detector, candidate, row, breadth_before, novelty=0.0
+                    )
+                    found[row.asset_uid] = max(
+                        found.get(row.asset_uid, (-1, "")), (severity, detector.subtype)
+                    )
+        universe.heat(state.universe, label, found, self._policy)
+        state.shock_count["1m"] = self._shocks(state, marked)
+
+    def _shocks(self, state: ContextState, marked: list[Marked]) -> int:
+        """Count the covered assets with a spike-class candidate that passed the gates."""
+        count = 0
+        for row, candidates in marked:
+            covered = _covered(state.universe, row.asset_uid)
+            if covered and row.tf == "1m":
+                classes = [
+                    self._detectors[c.detector_id].event_class for c in candidates if c.gate is None
+                ]
+                count += SPIKE in classes
+        return count
+
+    def _with_membership(self, state: ContextState, row: Row) -> Row:
+        columns = {**row.columns, **universe.membership(state.universe, row.asset_uid)}
+        return msgspec.structs.replace(row, columns=columns)
+
+    # --- the frame ---------------------------------------------------------------------------
+
+    def _frame(self, state: ContextState, tf: str, phase: Phase) -> Frame:
+        label = phase.minute_ms
+        rows = [state.last[tf][uid] for uid in sorted(state.last[tf])]
+        covered = [row for row in rows if _covered(state.universe, row.asset_uid)]
+        eligible = [row for row in covered if row.columns["dq_status"] == DQ_OK]
+        ranking = sorted(eligible, key=lambda r: (-r.columns["rs_score_m_5"], r.asset_uid))
+        symbols = [row.symbol for row in ranking]
+        columns: Columns = {
+            **self._leader(state, eligible, ranking, rows),
+            "shock_count_5s": state.shock_count.get(tf, 0),
+            "approx": False,
+            "rs_top": symbols[:RS_LIST_LENGTH],
+            "rs_bottom": symbols[::-1][:RS_LIST_LENGTH],
+            "return_dispersion_m_5": _dispersion_of(eligible, "ret_m_5"),
+            "vol_dispersion_m_5": _dispersion_of(eligible, "z_vol_m_1"),
+            "eligible_count": len(eligible),
+            "excluded_count": len(covered) - len(eligible),
+            "universe_size": universe.size(state.universe),
+            "universe_rev": state.universe.revision,
+            "time_to_next_funding_sec": (HOUR_MS - label % HOUR_MS) // 1000,
+        }
+        columns |= _frame_quality(len(eligible), self._policy.min_assets_for_context)
+        revision = state.revisions.get(tf, -1) + 1
+        state.revisions[tf] = revision
+        return Frame(tf, label, revision, columns)
+
+    def _leader(
+        self, state: ContextState, eligible: list[Row], ranking: list[Row], rows: list[Row]
+    ) -> Columns:
+        """Return the asset whose flow leads and its share of the dollar volume (plan 6.4)."""
+        decile = ranking[: -(-len(ranking) // 10)]
+        named = {row.asset_uid for row in decile}
+        majors = self._policy.majors
+        pool = [row for row in eligible if row.symbol in majors or row.asset_uid in named]
+        best, best_lead = None, LEADER_EPSILON
+        for row in pool:
+            lead = _lead_of(row)
+            if lead > best_lead:
+                best, best_lead = row, lead
+        if best is None:
+            by_symbol = {row.symbol: row for row in rows}
+            best = next((by_symbol[name] for name in majors if name in by_symbol), None)
+        if best is None:
+            return {"leader": None, "leader_uid": None, "dominance_share": None}
+        return {
+            "leader": best.symbol,
+            "leader_uid": best.asset_uid,
+            "dominance_share": self._dominance(state, best, eligible),
+        }
+
+    def _dominance(self, state: ContextState, leader: Row, eligible: list[Row]) -> float | None:
+        since = leader.exchange_ts_ms - LEADER_WINDOW_MIN * MINUTE_MS
+        shares = {row.asset_uid: _sum_since(state.past[row.asset_uid], since) for row in eligible}
+        total = _total(list(shares.values()))
+        if leader.asset_uid not in shares or total <= 0.0:
+            return None
+        return round12(shares[leader.asset_uid] / total)
+
+
+# --- helpers -------------------------------------------------------------------------------------
+
+
+def _covered(state: UniverseState, uid: int) -> bool:
+    member = universe.membership(state, uid)
+    return bool(member["is_in_universe"] or member["is_hot"])
+
+
+def _total(values: list[float]) -> float:
+    total = 0.0
+    for value in values:
+        total += value
+    return total
+
+
+def _sum_since(past: Past, since_ms: int) -> float:
+    """Dollar volume of the minutes labelled after `since_ms`."""
+    return _total(
+        [v for label, v in zip(past.labels, past.volumes, strict=True) if label > since_ms]
+    )
+
+
+def _lead_of(row: Row) -> float:
+    ret, z_vol = row.columns["ret_m_5"], row.columns["z_vol_m_1"]
+    if ret is None or z_vol is None:
+        return 0.0
+    return lead_index(ret, z_vol, row.columns.get("oi_roc_m_5"))
+
+
+def _dispersion_of(rows: list[Row], name: str) -> float | None:
+    value = dispersion([row.columns[name] for row in rows if row.columns[name] is not None])
+    return None if value is None else round12(value)
+
+
+def _frame_quality(eligible: int, wanted: int) -> Columns:
+    if eligible == 0:
+        return {"dq_status": DQ_STALE, "dq_reasons": ["no_eligible_asset"]}
+    if eligible < wanted:
+        return {"dq_status": DQ_PARTIAL, "dq_reasons": ["few_eligible_assets"]}
+    return {"dq_status": DQ_OK, "dq_reasons": []}

@@ -1,0 +1,110 @@
+"""Evaluate the detector pack on a row: flags, then candidates.
+
+Rules of this file: a trigger is an expression over the row alone, so nothing is remembered; a NULL
+operand makes it false and is counted; the quality gates do not silence a candidate, they mark it,
+so that it can be accounted for.  Build plan 5.6, 8.7, 9; design 3, 5.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from operators.records import DQ_OK, Candidate, Columns, Row, RowItem
+from packs.loader import Detector, Packs
+
+GATE_DQ = "dq"
+GATE_WARMUP = "warmup"
+GATE_ILLIQUID = "illiquid"
+FLAG_PREFIX = "is_"
+
+
+class Detect:
+    """`RowItem` in, the same with flags and candidates out; `nulls` counts silenced triggers."""
+
+    def __init__(self, packs: Packs) -> None:
+        active = [d for d in packs.detectors if d.enabled and d.mode != "off"]
+        self._by_tf = {
+            tf: tuple(d for d in active if tf in d.tfs and not d.needs_frame)
+            for tf in ("1m", "15m", "1h")
+        }
+        by_subtype = {d.subtype: d for d in packs.detectors}
+        self._flags = tuple(
+            (column.name, by_subtype.get(column.name.removeprefix(FLAG_PREFIX)))
+            for column in packs.features.columns
+            if column.family == "flag"
+        )
+        self.nulls: dict[str, int] = {}
+
+    def initial(self) -> None:
+        """Detection has no state."""
+
+    def step(self, state: None, item: RowItem) -> list[RowItem]:
+        """Return the item with flags set and the candidates of each row."""
+        rows = tuple(self._flagged(row) for row in item.rows)
+        candidates = tuple(self._candidates(row) for row in rows)
+        return [RowItem(item.phase, item.asset_uid, rows, candidates)]
+
+    def _flagged(self, row: Row) -> Row:
+        columns = dict(row.columns)
+        for name, detector in self._flags:
+            if detector is not None:
+                columns[name] = _flag(detector, columns)
+        return Row(
+            row.asset_uid, row.symbol, row.tf, row.exchange_ts_ms, row.revision, columns, row.extras
+        )
+
+    def _candidates(self, row: Row) -> tuple[Candidate, ...]:
+        found = []
+        columns = named(row)
+        for detector in self._by_tf[row.tf]:
+            fired = detector.fires(columns)
+            if fired is None:
+                self.nulls[detector.detector_id] = self.nulls.get(detector.detector_id, 0) + 1
+            elif fired:
+                found.append(candidate_of(detector, columns, row))
+        return tuple(found)
+
+
+def named(row: Row) -> Columns:
+    """Return the row's columns with those of its identity that a pack may name."""
+    return {"symbol": row.symbol, **row.columns}
+
+
+def candidate_of(detector: Detector, columns: Columns, row: Row) -> Candidate:
+    """Score inputs of a trigger that held: z columns are clamped for scoring only (numerics 8)."""
+    clamped = clamp(columns, row.extras.get("clamp", {}))
+    primary = detector.primary.evaluate(clamped)
+    secondary = detector.secondary.evaluate(clamped) if detector.secondary is not None else 0.0
+    return Candidate(
+        detector_id=detector.detector_id,
+        primary=float(primary or 0.0),
+        secondary=float(secondary or 0.0),
+        gate=gate_of(columns),
+    )
+
+
+def clamp(columns: Columns, bounds: dict[str, Any]) -> Columns:
+    """Return the columns with every z inside its own bounds."""
+    clamped = dict(columns)
+    for name, (low, high) in bounds.items():
+        value = clamped.get(name)
+        if value is not None:
+            clamped[name] = min(max(value, low), high)
+    return clamped
+
+
+def gate_of(columns: Columns) -> str | None:
+    """Return the first quality gate that forbids publication (build plan 8.7), or None."""
+    if columns["dq_status"] != DQ_OK:
+        return GATE_DQ
+    if columns["warmup"]:
+        return GATE_WARMUP
+    if columns["illiquidity_hit"]:
+        return GATE_ILLIQUID
+    return None
+
+
+def _flag(detector: Detector, columns: Columns) -> bool | None:
+    """A cheap flag: the trigger alone, gated by illiquidity; NULL while an operand is."""
+    value = detector.trigger.evaluate(columns)
+    return None if value is None else bool(value) and not columns["illiquidity_hit"]

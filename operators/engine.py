@@ -1,0 +1,77 @@
+"""The thin layer between the steps and Bytewax.
+
+Rules of this file: a step is an object with `initial()` and `step(state, item) -> outputs`; the
+engine only feeds it and keeps its state; a snapshot is the state in MessagePack, so that neither
+class names nor later mutation matter.  Step ids are storage names: renaming one loses its state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+import bytewax.operators as op
+import msgspec
+from bytewax.dataflow import operator
+from bytewax.operators import KeyedStream, StatefulBatchLogic, V
+
+S = TypeVar("S")
+X_contra = TypeVar("X_contra", contravariant=True)
+Y = TypeVar("Y")
+
+ALL = "ALL"
+
+
+class Step(Protocol[S, X_contra, Y]):
+    """Pure step logic of one key."""
+
+    def initial(self) -> S:
+        """Return the state of a key that was never seen."""
+
+    def step(self, state: S, item: X_contra) -> list[Y]:
+        """Take one item, change the state in place, return the outputs."""
+
+
+class _Logic(StatefulBatchLogic[Any, Any, bytes]):
+    def __init__(self, step: Step[Any, Any, Any], state: Any) -> None:
+        self._step = step
+        self._state = state
+
+    def on_batch(self, values: list[Any]) -> tuple[list[Any], bool]:
+        outputs: list[Any] = []
+        for value in values:
+            outputs += self._step.step(self._state, value)
+        return outputs, StatefulBatchLogic.RETAIN
+
+    def snapshot(self) -> bytes:
+        return msgspec.msgpack.encode(self._state)
+
+
+@operator
+def stateful(
+    step_id: str, up: KeyedStream[Any], step: Step[Any, Any, Any], state_type: type
+) -> KeyedStream[Any]:
+    """Run a step for every key of a stream."""
+    decode: Callable[[bytes], Any] = msgspec.msgpack.Decoder(state_type).decode
+
+    def build(resumed: bytes | None) -> _Logic:
+        return _Logic(step, step.initial() if resumed is None else decode(resumed))
+
+    return op.stateful_batch("step", up, build)
+
+
+@operator
+def rekey(
+    step_id: str, up: KeyedStream[V], key: Callable[[V], str], keep: type
+) -> KeyedStream[Any]:
+    """Pass on the items of one type under another key."""
+
+    def batch(items: list[tuple[str, V]]) -> list[tuple[str, V]]:
+        return [(key(item), item) for _, item in items if isinstance(item, keep)]
+
+    return op.flat_map_batch("batch", up, batch)
+
+
+def to_all(item: object) -> str:
+    """Key of the cross-asset steps."""
+    return ALL
