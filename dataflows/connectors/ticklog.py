@@ -14,8 +14,9 @@ import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import msgspec
 import zstandard
@@ -40,6 +41,16 @@ class Position(msgspec.Struct, frozen=True):
 
     segment: str = ""
     offset: int = 0
+
+
+class ByteStream(Protocol):
+    """What reading needs of a plain, gzip or zstd file."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+    def read1(self, size: int, /) -> bytes: ...
+
+    def close(self) -> None: ...
 
 
 # --- writing ---------------------------------------------------------------------------------
@@ -122,7 +133,7 @@ class _Open:
     """The segment being read and its bytes that are not yet a complete line."""
 
     name: str
-    stream: BinaryIO
+    stream: ByteStream
     tail: bytes = b""
     offset: int = 0  # of the first byte of `tail`
     skipped: int = 0  # bytes already dropped of a line that is too long, 0 outside one
@@ -224,7 +235,8 @@ class TickLogReader:
         if segment.damaged:
             return False
         try:
-            data = segment.stream.read(_READ_BYTES)
+            # read1: read would lose what it had decompressed when it meets the damage.
+            data = segment.stream.read1(_READ_BYTES)
         except (gzip.BadGzipFile, EOFError, zlib.error, zstandard.ZstdError):
             # What could be decompressed before the damage was delivered.
             segment.damaged = True
@@ -288,12 +300,12 @@ class TickLogReader:
         return _Open(name, open_stream(piece))
 
 
-def open_stream(path: Path) -> BinaryIO:
+def open_stream(path: Path) -> ByteStream:
     """Open a plain, gzip or zstd file for reading, told apart by its first bytes."""
     with path.open("rb") as probe:
         magic = probe.read(4)
     if magic[:2] == b"\x1f\x8b":
-        return gzip.open(path, "rb")  # type: ignore[return-value]
+        return gzip.open(path, "rb")
     if magic == b"\x28\xb5\x2f\xfd":
         return zstandard.ZstdDecompressor().stream_reader(
             path.open("rb"), read_across_frames=True, closefd=True
@@ -303,12 +315,12 @@ def open_stream(path: Path) -> BinaryIO:
 
 def _skip(segment: _Open, offset: int) -> None:
     """Advance a fresh segment to an offset of its uncompressed bytes."""
-    left = offset
-    if isinstance(segment.stream, gzip.GzipFile | zstandard.ZstdDecompressionReader):
-        while left and (data := segment.stream.read(min(left, _READ_BYTES))):
-            left -= len(data)
-    else:
+    if isinstance(segment.stream, BufferedReader):
         segment.stream.seek(offset)
+    else:
+        left = offset
+        while left and (data := segment.stream.read1(min(left, _READ_BYTES))):
+            left -= len(data)
     segment.offset = offset
 
 
