@@ -99,6 +99,9 @@ def replay(
     """
     watch = Watch(on_progress)
     sinks = file_sinks(out)
+    out.mkdir(parents=True, exist_ok=True)
+    for name in PRODUCTS:  # a sink opens its files with the first item only
+        product_path(out, name).write_bytes(b"")
     if extra is not None:
         sinks.market.update(extra.market)
         sinks.published.update(extra.published)

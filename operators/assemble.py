@@ -125,6 +125,7 @@ class Assemble:
         key = (trade.time_ms, trade.tid)
         if label <= state.final_ms:
             _drop(state, DUPLICATE if key in state.closed_keys else LATE)
+            _remember_closed(state, [key])
             return
         minute = self._minute(state, label, trade.time_ms, trade.arrival_ns)
         if minute is None:
@@ -298,7 +299,10 @@ def _carry_over(state: AssemblyState, label: int) -> None:
                 setattr(state, current, newest)
     if minute.contexts:
         state.context = minute.contexts[-1]
-    keys = [(trade.time_ms, trade.tid) for trade in minute.trades]
+    _remember_closed(state, [(trade.time_ms, trade.tid) for trade in minute.trades])
+
+
+def _remember_closed(state: AssemblyState, keys: list[tuple[int, int]]) -> None:
     state.closed_keys = (state.closed_keys + keys)[-CLOSED_KEYS_MAX:]
 
 

@@ -9,6 +9,7 @@ Design 2, 3.
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Iterable, Iterator
 
 import msgspec
@@ -31,6 +32,8 @@ CONFIRM_WITHIN_MS = 60_000
 # Assets of a log without a roster get ids outside the venue's ranges, in order of appearance.
 IMPLICIT_UID_BASE = 2_000_000_000
 IMPLICIT_ASSETS_MAX = 10_000
+# The clock's skew is judged by the third-smallest delay, so that two damaged times mean nothing.
+DELAYS_KEPT = 3
 GAP_START = "start"
 GAP_SILENCE = "silence"
 
@@ -58,7 +61,7 @@ class FeedState(msgspec.Struct):
     has_roster: bool = False
     holes: list[Hole] = []
     last_frame_ms: int | None = None
-    delay_ms_min: dict[int, int] = {}
+    delays_ms: dict[int, list[int]] = {}
     doubted_ns: int | None = None
     counts: dict[str, int] = {}
 
@@ -157,7 +160,7 @@ class FeedReader:
         first = minute_of(now_ms)
         state.count("minutes_skipped", (first - state.next_seal_ms) // MINUTE_MS)
         state.next_seal_ms = state.next_final_ms = first
-        state.delay_ms_min.clear()
+        state.delays_ms.clear()
 
     # --- boundaries --------------------------------------------------------------------------
 
@@ -181,7 +184,7 @@ class FeedReader:
         feed = Feed(
             gap=self._hole_in(minute_ms),
             last_frame_ms=state.last_frame_ms,
-            clock_skew_ms=state.delay_ms_min.get(minute_ms),
+            clock_skew_ms=max(state.delays_ms.get(minute_ms, ()), default=None),
         )
         phase = Phase(minute_ms, final, len(state.roster), now_ms)
         items += [(asset.asset_uid, Boundary(phase, asset, feed)) for asset in state.roster]
@@ -199,8 +202,8 @@ class FeedReader:
     def _forget(self, minute_ms: int) -> None:
         state = self.state
         state.holes = [h for h in state.holes if h.end_ms is None or h.end_ms > minute_ms]
-        for label in [label for label in state.delay_ms_min if label <= minute_ms]:
-            del state.delay_ms_min[label]
+        for label in [label for label in state.delays_ms if label <= minute_ms]:
+            del state.delays_ms[label]
 
     def _flush(self, items: list[Item]) -> None:
         items += sorted(self._pending.items())
@@ -324,15 +327,15 @@ class FeedReader:
             getattr(ticks, kind).append(record)
 
     def _delay(self, time_ms: int) -> None:
-        """Remember the smallest receive delay of the running minute, over all assets."""
+        """Remember the smallest receive delays of the running minute, over all assets."""
         if not 0 < time_ms < wire.TIME_MS_MAX:
             return
         now_ms = self.state.clock_ns // 1_000_000
-        label = minute_of(now_ms)
+        smallest = self.state.delays_ms.setdefault(minute_of(now_ms), [])
         delay = now_ms - time_ms
-        known = self.state.delay_ms_min.get(label)
-        if known is None or delay < known:
-            self.state.delay_ms_min[label] = delay
+        if len(smallest) < DELAYS_KEPT or delay < smallest[-1]:
+            insort(smallest, delay)
+            del smallest[DELAYS_KEPT:]
 
     def _on_gap(self, gap: wire.GapData) -> None:
         state = self.state

@@ -94,7 +94,7 @@ class Feed(msgspec.Struct, frozen=True):
 
     gap : cause of the hole that overlaps the minute, None if there is none.
     last_frame_ms : arrival of the newest venue frame, None before the first.
-    clock_skew_ms : smallest receive delay seen in the minute; None if nothing with a time arrived.
+    clock_skew_ms : third-smallest receive delay of the minute; None if nothing dated arrived.
     """
 
     gap: str | None = None

@@ -382,7 +382,7 @@ def test_oracle_a_bar_equals_the_naive_computation(
 ) -> None:
     """Any messages, cut anywhere, with duplicates: same numbers as exact arithmetic."""
     trades = [trade(at, px / 100, 0.1, buy=buy, tid=k) for k, (at, px, buy) in enumerate(prints, 1)]
-    quotes = [quote(at, 100 - s / 100, 100 + s / 100) for at, s in {a: s for a, s in tops}.items()]
+    quotes = [quote(at, 100 - s / 100, 100 + s / 100) for at, s in dict(tops).items()]
     repeated = trades + rng.sample(trades, len(trades) // 3)
     state = STEP.initial()
     for start in range(0, len(repeated), 7):

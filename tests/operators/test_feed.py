@@ -259,14 +259,18 @@ def test_positional_contexts_find_their_assets() -> None:
     assert marks == {0: 5.0, 110_001: 7.0}
 
 
-def test_the_receive_delay_of_a_minute_is_the_smallest_seen() -> None:
-    """One slow frame does not make a skewed clock; all of them do."""
-    r = reader()
-    lines = [roster(M - 60_000, M, BTC), *clocks(M - 59_000, M - 20_000)]
-    lines += [trade(M - 19_000, time_ms=M - 23_000), trade(M - 18_000, time_ms=M - 18_250)]
-    items = r.read([*lines, *clocks(M - 17_000, M + 2000)])
-    skews = [b.feed.clock_skew_ms for _, b in items if isinstance(b, Boundary)]
-    assert skews == [250]
+def test_the_clock_is_judged_by_the_third_smallest_delay_of_the_minute() -> None:
+    """One slow frame does not make a skewed clock, nor do two damaged times; three frames do."""
+    delays = {1: [4000], 2: [4000, 250], 3: [4000, 250, -9000], 4: [4000, 250, -9000, 300]}
+    found = {}
+    for count, given_ms in delays.items():
+        r = reader()
+        lines = [roster(M - 60_000, M, BTC), *clocks(M - 59_000, M - 20_000)]
+        for k, delay in enumerate(given_ms):
+            lines.append(trade(M - 19_000 + k, time_ms=M - 19_000 + k - delay))
+        items = r.read([*lines, *clocks(M - 17_000, M + 2000)])
+        (found[count],) = (b.feed.clock_skew_ms for _, b in items if isinstance(b, Boundary))
+    assert found == {1: 4000, 2: 4000, 3: 4000, 4: 300}
 
 
 LINES = [
