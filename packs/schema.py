@@ -1,0 +1,692 @@
+"""What may stand in a pack: one strict, frozen model per kind of file.
+
+Rules of this file: an unknown key, a wrong type and a number out of bounds are faults, never
+ignored and never converted (a whole number is accepted where a fraction is meant); a key that may
+be left out has its default here, so that the hash of a pack covers it; what a detector leaves out
+comes from the class defaults of its pack, and what those leave out from the plan's Appendix D. A
+model knows its own file only: columns and expressions are checked by the loader. Design 5, build
+plan 19.5.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
+
+from operators.expressions import RESERVED_NAMES, ColumnType
+
+FAULT = "pack_fault"  # error type of the checks below; its ctx holds `found` and `expected`
+Location = tuple[int | str, ...]
+
+_T = TypeVar("_T")
+_M = TypeVar("_M", bound=BaseModel)
+Many = Annotated[tuple[_T, ...], Field(strict=False)]  # a list in the file, a tuple in the model
+Name = Annotated[  # as long as a PostgreSQL identifier
+    str,
+    Field(pattern=r"^[a-z][a-z0-9_]{0,62}$", description="a name of a-z, 0-9 and _, at most 63"),
+]
+Text = Annotated[str, Field(max_length=500)]
+Version = Annotated[
+    str, Field(pattern=r"^v\d+\.\d+(\.\d+)?$", description="a version such as v0.2 or v0.2.0")
+]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0, le=1e12)]
+NotNegative = Annotated[float, Field(ge=0, le=1e12)]
+Count = Annotated[int, Field(ge=1, le=100_000)]
+Millis = Annotated[int, Field(ge=0, le=86_400_000)]
+Minutes = Annotated[int, Field(ge=0, le=10_080)]  # a week
+
+
+class PackModel(BaseModel):
+    """Frozen, strict, closed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def fault(found: str, expected: str) -> PydanticCustomError:
+    """Return the error of a check that types and bounds cannot express."""
+    message = "found {found}, expected {expected}"
+    return PydanticCustomError(FAULT, message, {"found": found, "expected": expected})
+
+
+# --- feature pack ----------------------------------------------------------------------------
+
+FEEDS = ("trades", "bbo", "l2Book", "context")
+_FEED_LIST = f"one of the feeds {', '.join(FEEDS)}"
+COLUMN_TYPES: dict[str, ColumnType] = {
+    "double precision": ColumnType.NUMBER,
+    "bigint": ColumnType.NUMBER,
+    "boolean": ColumnType.BOOLEAN,
+    "text": ColumnType.TEXT,
+    "text[]": ColumnType.OPAQUE,
+    "timestamptz": ColumnType.OPAQUE,
+}
+IDENTITY_COLUMNS: dict[str, ColumnType] = {"symbol": ColumnType.TEXT}  # of every row, every pack
+FRAME_COLUMNS: dict[str, ColumnType] = {  # build plan 6.2, Appendix A.10
+    "leader": ColumnType.TEXT,
+    "dominance_share": ColumnType.NUMBER,
+    "shock_count_5s": ColumnType.NUMBER,
+    "approx": ColumnType.BOOLEAN,
+    "return_dispersion_m_5": ColumnType.NUMBER,
+    "vol_dispersion_m_5": ColumnType.NUMBER,
+    "excluded_count": ColumnType.NUMBER,
+    "eligible_count": ColumnType.NUMBER,
+    "universe_size": ColumnType.NUMBER,
+    "time_to_next_funding_sec": ColumnType.NUMBER,
+}
+
+
+class Lattice(PackModel):
+    """When a minute seals and becomes final, ms of the arrival clock. Design 2."""
+
+    lateness_ms: Millis
+    grace_ms: Millis
+    future_ms_max: Millis
+    arrival_jump_gap_ms: Millis
+
+    @field_validator("grace_ms")
+    @classmethod
+    def _final_after_seal(cls, value: int, info: Any) -> int:
+        lateness = info.data.get("lateness_ms", 0)
+        if value < lateness:
+            raise fault(f"{value}", f"at least lateness_ms, {lateness}")
+        return value
+
+
+class Quality(PackModel):
+    """Limits of the per-minute verdict. Build plan 8.1, 8.6, 10.7."""
+
+    book_staleness_ms_max: Millis
+    book_staleness_ms_near: Millis
+    oi_staleness_ms_max: Millis
+    clock_skew_ms_partial: Millis
+    clock_skew_ms_stale: Millis
+    ret_abs_max: Annotated[float, Field(gt=0, le=10)]
+    absurd_price_factor: Annotated[float, Field(gt=1, le=1000)]
+
+
+class Illiquidity(PackModel):
+    """Guards against thin markets. Build plan 8.3, 10.7."""
+
+    v_min_quote: NotNegative
+    v_min_median_share: Share
+    spread_cap_median_multiple: Annotated[float, Field(ge=1, le=1000)]
+    near_factor: Annotated[float, Field(ge=1, le=10)]
+
+
+class RelativeStrength(PackModel):
+    """Weights of rs_score_m_5. Build plan 6.3."""
+
+    w_ret: Annotated[float, Field(ge=0, le=10)]
+    w_vol: Annotated[float, Field(ge=0, le=10)]
+    w_oi: Annotated[float, Field(ge=0, le=10)]
+    z_cap: Annotated[float, Field(gt=0, le=100)]
+
+
+class Robust(PackModel):
+    """Constants of the baselines. Numerics reference 3, 5, 8."""
+
+    min_samples: Count
+    low_confidence_samples: Count
+    clip_sigma: Annotated[float, Field(gt=0, le=100)]
+    kappa: Annotated[float, Field(gt=0, le=1)]
+    mad_consistency: Annotated[float, Field(gt=0, le=10)]
+    d_clip: Annotated[float, Field(gt=0, le=100)]
+    clamp_iqr_multiple: Annotated[float, Field(gt=0, le=100)]
+    clamp_iqr_floor: Annotated[float, Field(gt=0, le=100)]
+    clamp_default: Annotated[float, Field(gt=0, le=100)]
+    sketch_prune_share: Annotated[float, Field(ge=0, lt=1)]
+
+
+class Decay(PackModel):
+    """Forgetting of one timeframe per accepted bar. Numerics reference 3."""
+
+    a_m: Annotated[float, Field(gt=0, lt=1)]
+    a_s: Annotated[float, Field(gt=0, lt=1)]
+    growth: Annotated[float, Field(gt=1, le=2)]
+
+
+class Decays(PackModel):
+    """Forgetting by timeframe."""
+
+    m_1: Decay = Field(alias="1m")
+    m_15: Decay = Field(alias="15m")
+    h_1: Decay = Field(alias="1h")
+
+
+class Normalised(PackModel):
+    """A raw column and what its baseline writes: z, rank q, location and scale.
+
+    d_min : floor of the inner scale, for `asinh` and only there. Numerics reference 2.
+    """
+
+    feature: Name
+    source: Name
+    transform: Literal["log1p", "pow_3_8", "log", "asinh"]
+    s_min: Positive
+    d_min: Positive | None = None
+    x_zero: NotNegative
+    z: Name
+    q: Name | None
+    mean: Name
+    scale: Name
+
+    @field_validator("d_min")
+    @classmethod
+    def _only_with_asinh(cls, value: float | None, info: Any) -> float | None:
+        transform = info.data.get("transform")
+        if transform is not None and (value is None) is (transform == "asinh"):
+            expected = "a number" if transform == "asinh" else "nothing"
+            raise fault(f"{value}", f"{expected} with transform {transform}")
+        return value
+
+
+class Column(PackModel):
+    """One column of a feature row: its SQL type, unit, formula, inputs and when it is NULL."""
+
+    name: Name
+    family: Name
+    type: Literal["double precision", "bigint", "boolean", "text", "text[]", "timestamptz"]
+    unit: Text
+    window: Annotated[
+        str, Field(pattern=r"^([smhd]_[1-9]\d*|day)$", description="a window such as m_5, or day")
+    ]
+    formula: Text
+    inputs: Many[Text]
+    when_null: Text
+
+
+class FeaturePack(PackModel):
+    """Every column of a feature row, how it is normalised, and the limits of data quality."""
+
+    feature_pack: Version
+    pack_rev: Annotated[int, Field(ge=0, le=1_000_000)]
+    lattice: Lattice
+    quality: Quality
+    illiquidity: Illiquidity
+    relative_strength: RelativeStrength
+    robust: Robust
+    decay: Decays
+    normalised: Annotated[Many[Normalised], Field(max_length=100)]
+    columns: Annotated[Many[Column], Field(min_length=1, max_length=500)]
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _linked(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        return _with_links(cls.__name__, value, handler, _feature_links)
+
+    def column_types(self) -> dict[str, ColumnType]:
+        """Return what an expression can do with each column of a row, by name."""
+        return IDENTITY_COLUMNS | {c.name: COLUMN_TYPES[c.type] for c in self.columns}
+
+
+def _feature_links(raw: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
+    """Yield the faults between entries: names given twice, references to nothing."""
+    columns = rows_of(raw, "columns")
+    known = {name for _, row in columns if isinstance(name := row.get("name"), str)}
+    yield from _repeated("columns", columns, "name")
+    for i, row in columns:
+        name = row.get("name")
+        if isinstance(name, str) and name in RESERVED_NAMES | IDENTITY_COLUMNS.keys():
+            yield _detail(("columns", i, "name"), name, "taken", "another name")
+        inputs = row.get("inputs")
+        for j, item in enumerate(inputs if isinstance(inputs, list) else []):
+            if isinstance(item, str) and item not in known and item not in FEEDS:
+                where = ("columns", i, "inputs", j)
+                yield _detail(where, item, "unknown", f"a column of this pack, or {_FEED_LIST}")
+    normalised = rows_of(raw, "normalised")
+    yield from _repeated("normalised", normalised, "feature")
+    for i, row in normalised:
+        for key in ("source", "z", "q", "mean", "scale"):
+            if isinstance(name := row.get(key), str) and name not in known:
+                yield _detail(("normalised", i, key), name, "unknown", "a column of this pack")
+
+
+# --- detector pack ---------------------------------------------------------------------------
+
+EventClass = Literal["spike", "shift", "quadrant", "divergence", "synchrony", "rotation"]
+EVENT_CLASSES: tuple[EventClass, ...] = get_args(EventClass)
+CLASS_ALIASES: dict[str, EventClass] = {
+    "sync": "synchrony",
+    "div": "divergence",
+    "rot": "rotation",
+}
+Timeframe = Literal["1m", "15m", "1h"]
+Mode = Literal["off", "shadow", "canary", "live"]
+
+# What a pack leaves out of class_defaults and budgets. Build plan, Appendix D.1: publish_threshold;
+# D.2: cooldown_sec, half_life_sec; D.3: weights (the plan's score has no bias); D.5: budgets.
+PLAN_CLASS_DEFAULTS: dict[EventClass, dict[str, Any]] = {
+    "spike": {
+        "cooldown_sec": 45.0,
+        "half_life_sec": 120.0,
+        "weights": {"w1": 1.0, "w2": 0.5, "w3": 0.4, "a": 0.6},
+        "publish_threshold": 65.0,
+    },
+    "shift": {
+        "cooldown_sec": 90.0,
+        "half_life_sec": 300.0,
+        "weights": {"w1": 0.7, "w2": 0.8, "w3": 0.2, "a": 0.55},
+        "publish_threshold": 60.0,
+    },
+    "quadrant": {
+        "cooldown_sec": 90.0,
+        "half_life_sec": 180.0,
+        "weights": {"w1": 0.8, "w2": 0.6, "w3": 0.2, "a": 0.58},
+        "publish_threshold": 55.0,
+    },
+    "divergence": {
+        "cooldown_sec": 90.0,
+        "half_life_sec": 240.0,
+        "weights": {"w1": 0.8, "w2": 0.7, "w3": 0.2, "a": 0.58},
+        "publish_threshold": 55.0,
+    },
+    "synchrony": {
+        "cooldown_sec": 60.0,
+        "half_life_sec": 60.0,
+        "weights": {"w1": 0.4, "w2": 0.3, "w3": 1.0, "a": 0.55},
+        "publish_threshold": 60.0,
+    },
+    "rotation": {
+        "cooldown_sec": 300.0,
+        "half_life_sec": 900.0,
+        "weights": {"w1": 0.7, "w2": 0.5, "w3": 0.4, "a": 0.52},
+        "publish_threshold": 55.0,
+    },
+}
+PLAN_BUDGETS: dict[EventClass, int] = {
+    "spike": 4,
+    "shift": 2,
+    "quadrant": 2,
+    "divergence": 2,
+    "synchrony": 2,
+    "rotation": 1,
+}
+
+CooldownSec = Annotated[float, Field(ge=0, le=86_400)]
+HalfLifeSec = Annotated[float, Field(ge=1, le=86_400)]
+Weight = Annotated[float, Field(ge=0, le=10)]
+Steepness = Annotated[float, Field(gt=0, le=10)]
+Bias = Annotated[float, Field(ge=-20, le=20)]
+PublishThreshold = Annotated[float, Field(ge=0, le=100)]
+ClassBudget = Annotated[int, Field(ge=0, le=1000)]
+
+
+def class_name(text: Any) -> Any:
+    """Return the full name of an event class given by its full or short name, else the input."""
+    return CLASS_ALIASES.get(text, text) if isinstance(text, str) else text
+
+
+def class_of(detector_id: str) -> EventClass:
+    """Return the class an id's prefix stands for; a prefix that is no class means spike.
+
+    Design D25.
+
+    >>> class_of("div.price_up_cvd_down_m_5"), class_of("combo.price_up_volume_up_m_1")
+    ('divergence', 'spike')
+    """
+    prefix = class_name(detector_id.partition(".")[0])
+    return prefix if prefix in EVENT_CLASSES else "spike"
+
+
+def _one_name_each(raw: Any) -> Any:
+    """Reject a class given by its short and its full name in the same mapping."""
+    for short, full in CLASS_ALIASES.items():
+        if isinstance(raw, dict) and short in raw and full in raw:
+            raise fault(f"both `{short}` and `{full}`", "one of them: they are the same class")
+    return raw
+
+
+ClassName = Annotated[EventClass, BeforeValidator(class_name)]
+
+
+class Weights(PackModel):
+    """w1 primary, w2 secondary, w3 breadth, a steepness, b bias of the severity."""
+
+    w1: Weight
+    w2: Weight
+    w3: Weight
+    a: Steepness
+    b: Bias = 0.0
+
+
+class WeightsOverride(PackModel):
+    """The weights a detector changes; the others are those of its class."""
+
+    w1: Weight | None = None
+    w2: Weight | None = None
+    w3: Weight | None = None
+    a: Steepness | None = None
+    b: Bias | None = None
+
+
+class ClassDefaults(PackModel):
+    """What a detector of the class uses unless it says otherwise; seconds of exchange time."""
+
+    cooldown_sec: CooldownSec
+    half_life_sec: HalfLifeSec
+    weights: Weights
+    publish_threshold: PublishThreshold
+
+
+def _filled_defaults(raw: Any) -> Any:
+    """Return class_defaults with what is left out taken from the plan, all six classes."""
+    if not isinstance(raw, dict):
+        return raw
+    given = {class_name(key): (key, value) for key, value in raw.items()}
+    filled = dict(raw)
+    for name, plan in PLAN_CLASS_DEFAULTS.items():
+        key, value = given.get(name, (name, {}))
+        if isinstance(value, dict):
+            weights = value.get("weights", {})
+            if isinstance(weights, dict):
+                weights = {**plan["weights"], **weights}
+            filled[key] = {**plan, **value, "weights": weights}
+    return filled
+
+
+class Scoring(PackModel):
+    """Rules of severity, novelty and re-emission that hold for the whole pack.
+
+    Defaults are the plan's (10.3-10.5), defects included. novelty : `decaying` gives the full
+    boost at once after an emission and less with time; `recovering` is the reverse (numerics 9).
+    """
+
+    novelty: Literal["decaying", "recovering"] = "decaying"
+    novelty_boost: Annotated[float, Field(ge=0, le=10)] = 0.8
+    reemit_growth: Annotated[float, Field(ge=0, le=10)] = 0.3
+    breadth_full_count: Annotated[int, Field(ge=1, le=1000)] = 6
+    w_dq: Weight = 0.6
+    w_liq: Weight = 0.3
+    subtype_change_resets_novelty: bool = True
+
+
+class Example(PackModel):
+    """A row and whether the detector fires on it. A column that is not written is not NULL where
+    it is only an input; one that is written as null is."""
+
+    why: Annotated[str, Field(min_length=1, max_length=200)]
+    row: dict[str, Any]
+    fires: bool
+
+
+def _number_as_text(raw: Any) -> Any:
+    return repr(raw) if isinstance(raw, int | float) and not isinstance(raw, bool) else raw
+
+
+Score = Annotated[str, BeforeValidator(_number_as_text)]  # an expression; `0` may stay unquoted
+
+
+Subtype = Annotated[
+    str, Field(pattern=r"^\w{1,95}$", description="letters, digits and _, at most 95")
+]
+
+
+class DetectorRow(PackModel):
+    """One detector as written. What is None comes from the class, see the loader."""
+
+    id: Annotated[
+        str,
+        Field(
+            pattern=r"^[a-z][a-z_]{0,31}\.\w{1,95}$",
+            description="class, dot and subtype, such as spike.vol_spike_m_1",
+        ),
+    ]
+    enabled: bool = True
+    mode: Mode = "live"
+    event_class: ClassName | None = Field(None, alias="class")
+    subtype: Subtype | None = None
+    tfs: Annotated[Many[Timeframe], Field(min_length=1, max_length=3)] = ("1m",)
+    inputs: Annotated[Many[str], Field(max_length=64)] = ()
+    preconditions: Annotated[Many[str], Field(max_length=32)] = ()
+    trigger: str
+    primary: Score | None = None
+    secondary: Score | None = None
+    cooldown_sec: CooldownSec | None = None
+    half_life_sec: HalfLifeSec | None = None
+    weights: WeightsOverride | None = None
+    publish_threshold: PublishThreshold | None = None
+    payload: Annotated[Many[str], Field(max_length=64)] | None = None
+    inferred: bool = False
+    description: Annotated[str, Field(max_length=2000)] = ""
+    examples: Annotated[Many[Example], Field(max_length=100)] = ()
+
+    @field_validator("tfs", "inputs", "payload")
+    @classmethod
+    def _once(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for name in sorted(set(value or ())):
+            if value is not None and value.count(name) > 1:
+                raise fault(f"`{name}` {value.count(name)} times", "each name once")
+        return value
+
+
+class Budgets(PackModel):
+    """Events per minute: per asset and class, and over all assets."""
+
+    per_symbol_per_minute: Annotated[
+        dict[ClassName, ClassBudget],
+        BeforeValidator(_one_name_each),
+        AfterValidator(
+            lambda given: {name: (PLAN_BUDGETS | given)[name] for name in EVENT_CLASSES}
+        ),
+    ] = Field(default_factory=dict, validate_default=True)
+    global_per_minute: Annotated[int, Field(ge=1, le=100_000)] = 800
+
+
+class TierClass(PackModel):
+    """A class in one liquidity tier. threshold : sigma, in place of the trigger's own."""
+
+    threshold: Annotated[float, Field(ge=0, le=100)]
+
+
+class Tier(PackModel):
+    """What is different in one liquidity tier."""
+
+    spike: TierClass | None = None
+    shift: TierClass | None = None
+    quadrant: TierClass | None = None
+    divergence: TierClass | None = Field(None, validation_alias=AliasChoices("divergence", "div"))
+    synchrony: TierClass | None = Field(None, validation_alias=AliasChoices("synchrony", "sync"))
+    rotation: TierClass | None = Field(None, validation_alias=AliasChoices("rotation", "rot"))
+    budgets: Annotated[dict[ClassName, ClassBudget], BeforeValidator(_one_name_each)] = Field(
+        default_factory=dict
+    )
+
+
+class Overrides(PackModel):
+    """Differences by liquidity tier. Build plan 19.5, Appendix D.7."""
+
+    tiers: Annotated[dict[Name, Tier], Field(max_length=10)] = Field(default_factory=dict)
+
+
+class DetectorPack(PackModel):
+    """Detectors with their thresholds, and the rules that score and limit them."""
+
+    detector_pack: Version
+    scoring: Scoring = Scoring()
+    class_defaults: Annotated[
+        dict[ClassName, ClassDefaults],
+        BeforeValidator(_filled_defaults),
+        BeforeValidator(_one_name_each),  # runs first
+    ] = Field(default_factory=dict, validate_default=True)
+    detectors: Annotated[Many[DetectorRow], Field(max_length=500)]
+    budgets: Budgets = Field(default_factory=Budgets)
+    overrides: Overrides = Overrides()
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _linked(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        return _with_links(cls.__name__, value, handler, _detector_links)
+
+
+def _detector_links(raw: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
+    yield from _repeated("detectors", rows_of(raw, "detectors"), "id")
+
+
+# --- universe policy -------------------------------------------------------------------------
+
+Coin = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class EntryBand(PackModel):
+    """An asset enters after k_entry minutes at rank n_entry or better."""
+
+    n_entry: Count
+    k_entry: Count
+
+
+class ExitBand(PackModel):
+    """A member leaves after k_exit minutes beyond rank n_exit."""
+
+    n_exit: Count
+    k_exit: Count
+
+
+class RankWeights(PackModel):
+    """Weights of the ranks by dollar volume and by open interest."""
+
+    wv: Share = 0.7
+    wo: Share = 0.3
+
+
+class Hotlist(PackModel):
+    """Who is heard without being a member, and for how long.
+
+    An asset becomes hot at severity s_hot or with one of the subtypes, for
+    ttl_base_min + ttl_k_min_per_point * severity minutes. Build plan 7.4.
+    """
+
+    s_hot: Annotated[int, Field(ge=0, le=100)] = 70
+    ttl_base_min: Minutes = 15
+    ttl_k_min_per_point: Annotated[float, Field(ge=0, le=100)] = 0.3
+    subtypes: Annotated[Many[Text], Field(max_length=100)] = ()
+
+
+class BootstrapAsset(PackModel):
+    """An asset that is tracked when the venue cannot be asked which there are."""
+
+    uid: Annotated[int, Field(ge=0, le=2**31 - 1)]
+    coin: Coin
+
+
+def _entry_band(data: dict[str, Any]) -> EntryBand:
+    return EntryBand(n_entry=max(1, data["n_base"] - 3), k_entry=3)
+
+
+def _exit_band(data: dict[str, Any]) -> ExitBand:
+    return ExitBand(n_exit=data["n_base"] + 5, k_exit=5)
+
+
+class UniversePolicy(PackModel):
+    """Which assets are members in a minute. Defaults are the plan's (7.2-7.6, 6.8).
+
+    dead_quote : dollar volume over l1_min minutes, quote currency, below which a member that was
+    stale for t_stale_min minutes is dropped at once. sectors : coins by sector name.
+    """
+
+    universe_policy_rev: Annotated[int, Field(ge=0, le=1_000_000)]
+    n_base: Count = 25
+    entry_band: EntryBand = Field(default_factory=_entry_band)
+    exit_band: ExitBand = Field(default_factory=_exit_band)
+    freeze_min: Minutes = 5
+    min_dwell_min: Minutes = 30
+    l1_min: Annotated[int, Field(ge=1, le=1440)] = 60
+    l2_min: Annotated[int, Field(ge=1, le=1440)] = 60
+    weights: RankWeights = RankWeights()
+    t_stale_min: Annotated[int, Field(ge=1, le=1440)] = 10
+    dead_quote: NotNegative = 10_000.0
+    churn_per_hour_max: Annotated[int, Field(ge=0, le=10_000)] = 5
+    min_assets_for_context: Annotated[int, Field(ge=1, le=1000)] = 5
+    majors: Annotated[Many[Coin], Field(max_length=100)] = ("BTC", "ETH")
+    sectors: Annotated[dict[Name, Many[Coin]], Field(max_length=100)] = Field(default_factory=dict)
+    hotlist: Hotlist = Hotlist()
+    bootstrap_assets: Annotated[Many[BootstrapAsset], Field(min_length=1, max_length=5000)] = (
+        BootstrapAsset(uid=0, coin="BTC"),
+        BootstrapAsset(uid=1, coin="ETH"),
+    )
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _linked(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        return _with_links(cls.__name__, value, handler, _universe_links)
+
+
+def _universe_links(raw: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
+    """Yield the faults between keys: bands on the wrong side, assets and coins given twice."""
+    fields = UniversePolicy.model_fields
+    n_base = raw.get("n_base", fields["n_base"].default)
+    for band, key, low in (("entry_band", "n_entry", False), ("exit_band", "n_exit", True)):
+        limit = raw[band].get(key) if isinstance(raw.get(band), dict) else None
+        if not isinstance(n_base, int) or not isinstance(limit, int):
+            continue
+        if limit < n_base if low else limit > n_base:
+            side = "at least" if low else "at most"
+            yield _detail((band, key), limit, "out of order", f"{side} n_base, {n_base}")
+    yield from _repeated("bootstrap_assets", rows_of(raw, "bootstrap_assets"), "uid")
+    yield from _repeated("bootstrap_assets", rows_of(raw, "bootstrap_assets"), "coin")
+    sector_of: dict[str, str] = {}
+    for sector, coins in raw["sectors"].items() if isinstance(raw.get("sectors"), dict) else []:
+        for i, coin in enumerate(coins if isinstance(coins, list) else []):
+            first = sector_of.setdefault(str(coin), sector)
+            if first != sector:
+                yield _detail(("sectors", sector, i), coin, f"also in {first}", "one sector a coin")
+
+
+# --- checks that look at more than one place -------------------------------------------------
+
+
+def rows_of(raw: Mapping[str, Any], key: str) -> list[tuple[int, dict[str, Any]]]:
+    """Return the mappings in a list of a file as read, with their positions."""
+    rows = raw.get(key)
+    rows = rows if isinstance(rows, list) else []
+    return [(i, row) for i, row in enumerate(rows) if isinstance(row, dict)]
+
+
+def _repeated(
+    key: str, rows: list[tuple[int, dict[str, Any]]], name_key: str
+) -> Iterator[InitErrorDetails]:
+    first: dict[Any, int] = {}
+    for i, row in rows:
+        name = row.get(name_key)
+        if isinstance(name, str | int) and first.setdefault(name, i) != i:
+            found = f"given twice, in entries {first[name]} and {i}"
+            yield _detail((key, i, name_key), name, found, "a value of its own")
+
+
+def _detail(where: Location, value: Any, found: str, expected: str) -> InitErrorDetails:
+    return {"type": fault(f"`{value}` ({found})", expected), "loc": where, "input": value}
+
+
+def _with_links(
+    title: str,
+    value: Any,
+    handler: ModelWrapValidatorHandler[_M],
+    links: Callable[[Mapping[str, Any]], Iterator[InitErrorDetails]],
+) -> _M:
+    """Validate a model and its links together, so that neither hides the faults of the other."""
+    details = list(links(value)) if isinstance(value, dict) else []
+    try:
+        model = handler(value)
+    except ValidationError as error:
+        details = [*(_again(item) for item in error.errors(include_url=False)), *details]
+    if details:
+        raise ValidationError.from_exception_data(title, details)
+    return model
+
+
+def _again(error: ErrorDetails) -> InitErrorDetails:
+    """Return an error in the form in which it can be raised once more."""
+    kind = PydanticCustomError(error["type"], error["msg"], error.get("ctx"))
+    return {"type": kind, "loc": error["loc"], "input": error["input"]}
