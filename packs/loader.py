@@ -735,8 +735,7 @@ def _detector(row: DetectorRow, part: _Compiled, pack: DetectorPack) -> Detector
     defaults = pack.class_defaults[event_class]
     weights = _weights(row, defaults.weights)
     support = part.secondary.names if part.secondary is not None else ()
-    deciding = (*part.conditions, part.trigger, part.primary)
-    names = {name for expression in deciding for name in expression.names}
+    names = {name for expression in _deciding(part) for name in expression.names}
     rest = sorted(names.union(part.not_null).difference(row.inputs))
     required = (*row.inputs, *rest)
     named = (*required, *(name for name in support if name not in required))
@@ -767,9 +766,9 @@ def _detector(row: DetectorRow, part: _Compiled, pack: DetectorPack) -> Detector
     )
 
 
-def _expressions(part: _Compiled) -> list[Expression]:
-    secondary = [] if part.secondary is None else [part.secondary]
-    return [*part.conditions, part.trigger, part.primary, *secondary]
+def _deciding(part: _Compiled) -> tuple[Expression, ...]:
+    """Return the expressions whose operands must not be NULL."""
+    return (*part.conditions, part.trigger, part.primary)
 
 
 def _given(value: float | None, default: float) -> float:
@@ -840,7 +839,7 @@ def _why_silent(row: Mapping[str, Any], scope: _RowScope, part: _Compiled) -> st
     A column that is only an input may be left out of the row; written as null, it silences.
     """
     needed = {*part.not_null, *(name for _, name in scope.texts("inputs"))}
-    needed.update(name for expression in _expressions(part) for name in expression.names)
+    needed.update(name for expression in _deciding(part) for name in expression.names)
     for name in sorted(needed):
         if name in row and row[name] is None:
             return f"`{name}` is null"

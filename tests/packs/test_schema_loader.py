@@ -167,6 +167,15 @@ def test_class_and_subtype_can_be_said(write: Write) -> None:
     assert (found.event_class, found.subtype) == ("divergence", "b")
 
 
+def test_a_null_secondary_lends_no_support_and_silences_nothing(write: Write) -> None:
+    """Only what conditions, trigger and primary name must be there."""
+    given = pack(inputs=["z_vol_m_1"], primary="z_vol_m_1", secondary="z_ret_abs_m_1")
+    found = detector(write, given)
+    assert "z_ret_abs_m_1" not in found.required
+    row = {name: 9.0 for name in found.required} | {"z_ret_abs_m_1": None}
+    assert found.fires(row) is True
+
+
 def test_primary_and_secondary_come_from_the_inputs(write: Write) -> None:
     """Left out they are the first and second z_* input, never the same one twice."""
     found = detector(write, PACK)
