@@ -1,0 +1,501 @@
+"""PostgreSQL as a sink: rows, frames, events and suppressions, each batch in one transaction.
+
+Rules of this file: a batch is copied into temporary tables and merged, so writing it twice is the
+same as once; an older revision never replaces a newer one; a lost server is waited for, with a
+bounded back-off, and the same batch is written again; a month without a partition gets one;
+anything else is a bug in the data and raises with the key of the row. Design 6, 7.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+from uuid import UUID
+
+import psycopg
+from bytewax.outputs import StatefulSinkPartition
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from dataflows.connectors.migrate import (
+    TIMEFRAMES,
+    Connection,
+    create_partitions,
+    month_of,
+    open_session,
+    query,
+)
+from dataflows.connectors.topics import OnePartitionSink
+from operators.publish import canonical, event_json
+from operators.records import Frame, MarketPhase, Published, Row, Suppression
+
+BACKOFF_S = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0, 5.0, 5.0)  # half a minute in all
+
+Record = dict[str, Any]
+
+FRAME_COLUMNS = {
+    "leader": "text",
+    "leader_uid": "bigint",
+    "dominance_share": "double precision",
+    "shock_count_5s": "bigint",
+    "approx": "boolean",
+    "rs_top": "jsonb",
+    "rs_bottom": "jsonb",
+    "return_dispersion_m_5": "double precision",
+    "vol_dispersion_m_5": "double precision",
+    "eligible_count": "bigint",
+    "excluded_count": "bigint",
+    "universe_size": "bigint",
+    "universe_rev": "bigint",
+    "time_to_next_funding_sec": "bigint",
+    "dq_status": "text",
+    "dq_reasons": "text[]",
+}
+_LABEL = {"tf": "text", "exchange_ts": "timestamptz", "revision": "integer"}
+_ASSET = {"asset_uid": "bigint", "symbol": "text"}
+_EVENT = {
+    "event_id": "uuid",
+    "emitted_at": "timestamptz",
+    "exchange_ts": "timestamptz",
+    **_ASSET,
+    "tf": "text",
+    "class": "text",
+    "subtype": "text",
+    "severity": "integer",
+}
+_MEMBERSHIP = {"is_in_universe": "boolean", "is_hot": "boolean", "universe_rev": "bigint"}
+_PROVENANCE = {"feature_pack": "text", "detector_pack": "text", "config_hash": "text"}
+_PROVENANCE_OPTIONAL = {
+    "git_commit": "text",
+    "universe_policy_rev": "bigint",
+    "source_lag_ms": "bigint",
+    "clock_skew_ms": "bigint",
+}
+_STORED_EVENT = {"replay_of": "boolean", "payload_bytes": "bytea", "payload": "jsonb"}
+
+
+class WriteError(Exception):
+    """A row that can never be written; the message names its key and what is wrong."""
+
+
+# --- values ------------------------------------------------------------------------------------
+
+
+def _typed(*kinds: type) -> Callable[[Any], Any]:
+    """Return a check that lets values of exactly these types through and converts nothing."""
+
+    def check(value: Any) -> Any:
+        if type(value) not in kinds:
+            expected = " or ".join(kind.__name__ for kind in kinds)
+            raise TypeError(f"expected {expected}, found {type(value).__name__} {value!r}")
+        return value
+
+    return check
+
+
+_integer = _typed(int)
+_number = _typed(float, int)
+_text = _typed(str)
+_sequence = _typed(list, tuple)
+
+
+def _finite(value: Any) -> Any:
+    if not math.isfinite(_number(value)):
+        raise ValueError(f"expected a finite number or None, found {value}")
+    return value
+
+
+def _instant(value: Any) -> datetime:
+    moment = datetime.fromisoformat(_text(value))
+    if moment.tzinfo is None:
+        raise ValueError(f"expected a time with its zone, found {value}")
+    return moment
+
+
+def _json(value: Any) -> Jsonb:
+    return Jsonb(canonical(value), dumps=_as_it_is)
+
+
+def _as_it_is(text: bytes) -> bytes:
+    return text
+
+
+# Strict on purpose: the binary protocol would store any object as a boolean.
+_CONVERT: Mapping[str, Callable[[Any], Any]] = {
+    "bigint": _integer,
+    "integer": _integer,
+    "double precision": _finite,
+    "boolean": _typed(bool),
+    "text": _text,
+    "text[]": lambda value: [_text(item) for item in _sequence(value)],
+    "timestamptz": lambda value: value if isinstance(value, datetime) else _instant(value),
+    "jsonb": _json,
+    "bytea": _typed(bytes),
+    "uuid": lambda value: UUID(_text(value)),
+}
+
+
+def _label(exchange_ts_ms: int) -> datetime:
+    """Return the exact instant of a label (a float of seconds would round it)."""
+    return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=exchange_ts_ms)
+
+
+# --- tables ------------------------------------------------------------------------------------
+
+
+class Table:
+    """A table as the writer sees it: columns with SQL types in copy order, its key, its texts."""
+
+    def __init__(self, name: str, types: Mapping[str, str], key: tuple[str, ...]) -> None:
+        self.name = name
+        self.types = types
+        self.key = key
+        self._plan = [(column, _CONVERT[kind]) for column, kind in types.items()]
+        values = [column for column in types if column not in key]
+        names = {
+            "staging": sql.Identifier(f"stg_{name}"),
+            "table": sql.Identifier(name),
+            "columns": _list(sql.Identifier(column) for column in types),
+            "values": _list(sql.Identifier(column) for column in values),
+            "excluded": _list(sql.Identifier("excluded", column) for column in values),
+        }
+        self.staging = query("create_staging").format(**names)
+        self.copy = query("copy_staging").format(**names)
+        self.merge = query(f"merge_{name}").format(**names)
+
+    def name_of(self, record: Record) -> str:
+        """Return the key of a record, for messages."""
+        key = ", ".join(f"{name}={_plain(record.get(name))}" for name in self.key)
+        return f"{self.name} ({key})"
+
+    def line(self, record: Record) -> list[Any]:
+        """Return the record's values in copy order; refuse what would be lost or misread."""
+        unknown = record.keys() - self.types.keys()
+        if unknown:
+            raise WriteError(f"{self.name_of(record)}: no column for {sorted(unknown)}")
+        line = []
+        for name, convert in self._plan:
+            value = record.get(name)
+            try:
+                line.append(None if value is None else convert(value))
+            except (TypeError, ValueError, AssertionError) as error:
+                raise WriteError(f"{self.name_of(record)}: {name}: {error}") from error
+        return line
+
+
+def _list(names: Iterable[sql.Identifier]) -> sql.Composed:
+    return sql.SQL(", ").join(names)
+
+
+def _plain(value: Any) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+def tables_of(columns: Mapping[str, str]) -> dict[str, Table]:
+    """Return the tables by name, given the feature pack's columns and their SQL types."""
+    taken = columns.keys() & {*_ASSET, *_LABEL, "extras_json"}
+    assert not taken, f"feature columns named like the key: {sorted(taken)}"
+    minute = ("tf", "exchange_ts")
+    rows = {**_ASSET, **_LABEL, **columns, "extras_json": "jsonb"}
+    events = {**_EVENT, **_MEMBERSHIP, **_PROVENANCE, **_PROVENANCE_OPTIONAL, **_STORED_EVENT}
+    verdict = {"detector_id": "text", "reason": "text", "severity": "integer"}
+    tables = (
+        Table("features_snapshot", rows, ("asset_uid", *minute)),
+        Table("market_snapshot", {**_LABEL, **FRAME_COLUMNS}, minute),
+        Table("anomaly_event", events, ("event_id",)),
+        Table(
+            "suppression",
+            {**_ASSET, **_LABEL, **verdict},
+            ("asset_uid", *minute, "revision", "detector_id"),
+        ),
+    )
+    return {table.name: table for table in tables}
+
+
+# --- records -----------------------------------------------------------------------------------
+
+
+def _row_record(row: Row) -> Record:
+    return {
+        "asset_uid": row.asset_uid,
+        "symbol": row.symbol,
+        "tf": row.tf,
+        "exchange_ts": _label(row.exchange_ts_ms),
+        "revision": row.revision,
+        **row.columns,
+        "extras_json": row.extras,
+    }
+
+
+def _frame_record(frame: Frame) -> Record:
+    return {
+        "tf": frame.tf,
+        "exchange_ts": _label(frame.exchange_ts_ms),
+        "revision": frame.revision,
+        **frame.columns,
+    }
+
+
+def _suppression_record(suppressed: Suppression) -> Record:
+    return {
+        "asset_uid": suppressed.asset_uid,
+        "symbol": suppressed.symbol,
+        "tf": suppressed.tf,
+        "exchange_ts": _label(suppressed.exchange_ts_ms),
+        "revision": suppressed.revision,
+        "detector_id": suppressed.detector_id,
+        "reason": suppressed.reason,
+        "severity": suppressed.severity,
+    }
+
+
+def _event_record(payload: dict[str, Any], replay_of: bool) -> Record:
+    """Echo the parts of the payload that have columns, beside its exact bytes."""
+    try:
+        membership, provenance = payload["membership"], payload["provenance"]
+        return {
+            **{name: payload[name] for name in _EVENT},
+            **{name: membership[name] for name in _MEMBERSHIP},
+            **{name: provenance[name] for name in _PROVENANCE},
+            **{name: provenance.get(name) for name in _PROVENANCE_OPTIONAL},
+            "replay_of": replay_of,
+            "payload_bytes": event_json(payload),
+            "payload": payload,
+        }
+    except KeyError as error:
+        raise WriteError(f"event {payload.get('event_id')}: payload has no {error}") from error
+    except (AssertionError, TypeError) as error:
+        raise WriteError(f"event {payload.get('event_id')}: {error}") from error
+
+
+def _newest(table: Table, records: Iterable[Record]) -> list[Record]:
+    """Keep one record a key, as a merge needs: the highest revision, of equals the last."""
+    newest: dict[tuple[Any, ...], Record] = {}
+    for record in records:
+        key = tuple(record[name] for name in table.key)
+        if key not in newest or newest[key].get("revision", 0) <= record.get("revision", 0):
+            newest[key] = record
+    return list(newest.values())
+
+
+# --- the writer --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Load:
+    """What a batch holds for one table, ready to be copied."""
+
+    table: Table
+    records: list[Record]
+    lines: list[list[Any]]
+
+
+class PostgresWriter:
+    """Writes batches into the tables of a schema over one connection, which it keeps alive.
+
+    columns : the feature pack's columns with their SQL types.
+    replay_of : events are those of a replay. say : is told, in one line, of a lost server.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        columns: Mapping[str, str],
+        *,
+        schema: str = "public",
+        replay_of: bool = False,
+        backoff_s: Sequence[float] = BACKOFF_S,
+        say: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
+    ) -> None:
+        self._dsn = dsn
+        self._schema = schema
+        self._replay_of = replay_of
+        self._backoff_s = tuple(backoff_s)
+        self._say = say
+        self._tables = tables_of(columns)
+        self._connection: Connection | None = None
+
+    def connect(self) -> None:
+        """Open the connection now rather than with the first batch; waits for the server."""
+        self._insist(lambda connection: None)
+
+    def write_market(self, phases: Iterable[MarketPhase]) -> None:
+        """Upsert the rows and frames of some phases, in one transaction."""
+        phases = list(phases)
+        rows = [_row_record(row) for phase in phases for row in phase.rows]
+        frames = [_frame_record(frame) for phase in phases for frame in phase.frames]
+        self._write({"features_snapshot": rows, "market_snapshot": frames})
+
+    def write_published(self, published: Iterable[Published]) -> None:
+        """Insert the events and suppressions of some phases, in one transaction."""
+        published = list(published)
+        events = [_event_record(e, self._replay_of) for item in published for e in item.events]
+        suppressed = [_suppression_record(s) for item in published for s in item.suppressed]
+        self._write({"anomaly_event": events, "suppression": suppressed})
+
+    def close(self) -> None:
+        """Close the connection; the next batch opens another."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _write(self, batch: Mapping[str, list[Record]]) -> None:
+        loads = []
+        for name, records in batch.items():
+            table = self._tables[name]
+            kept = _newest(table, records)
+            if kept:
+                loads.append(_Load(table, kept, [table.line(record) for record in kept]))
+        if loads:
+            self._insist(lambda connection: self._write_loads(connection, loads))
+
+    def _insist(self, action: Callable[[Connection], None]) -> None:
+        """Do something on a live connection; when the server is lost, wait and do it again."""
+        for pause_s in self._backoff_s:
+            try:
+                action(self._live_connection())
+                return
+            except psycopg.OperationalError as error:
+                self.close()
+                self._say(f"PostgreSQL: {_first_line(error)}; again in {pause_s} s")
+                time.sleep(pause_s)
+        action(self._live_connection())
+
+    def _live_connection(self) -> Connection:
+        if self._connection is None:
+            connection = open_session(self._dsn, self._schema)
+            try:
+                for table in self._tables.values():
+                    connection.execute(table.staging)
+            except BaseException as error:
+                connection.close()
+                if isinstance(error, psycopg.errors.UndefinedTable):
+                    why = f"schema {self._schema}: {_first_line(error)}"
+                    raise WriteError(f"{why}; apply the migrations first") from error
+                raise
+            self._connection = connection
+        return self._connection
+
+    def _write_loads(self, connection: Connection, loads: list[_Load]) -> None:
+        try:
+            _transfer(connection, loads)
+        except psycopg.errors.CheckViolation:
+            # A month without a partition; another writer may have made it by now.
+            months = {month for load in loads for month in _months(load)}
+            create_partitions(connection, self._schema, months)
+            try:
+                _transfer(connection, loads)
+            except psycopg.errors.CheckViolation as error:
+                raise WriteError(f"{_span(loads)}: {_first_line(error)}") from error
+
+
+def _transfer(connection: Connection, loads: list[_Load]) -> None:
+    """Copy and merge every load in one transaction."""
+    with connection.transaction(), connection.cursor() as cursor:
+        for load in loads:
+            _copy(cursor, load)
+            try:
+                cursor.execute(load.table.merge, prepare=True)
+            except (psycopg.OperationalError, psycopg.errors.CheckViolation):
+                raise
+            except psycopg.Error as error:
+                raise WriteError(f"{_span([load])}: {_first_line(error)}") from error
+
+
+def _copy(cursor: psycopg.Cursor[tuple[Any, ...]], load: _Load) -> None:
+    index = 0
+    try:
+        with cursor.copy(load.table.copy) as copy:
+            copy.set_types(list(load.table.types.values()))
+            for index, line in enumerate(load.lines):  # noqa: B007
+                copy.write_row(line)
+    except psycopg.OperationalError:
+        raise
+    except psycopg.Error as error:
+        # The server may complain later than it is told, but it counts the lines.
+        counted = re.search(r", line (\d+)", error.diag.context or "")
+        index = int(counted.group(1)) - 1 if counted else index
+        raise _poison(load, index, error) from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise _poison(load, index, error) from error
+
+
+def _poison(load: _Load, index: int, error: Exception) -> WriteError:
+    detail = getattr(getattr(error, "diag", None), "context", None) or ""
+    column = re.search(r"column (\w+)", detail)
+    where = f"{column.group(1)}: " if column else ""
+    return WriteError(f"{load.table.name_of(load.records[index])}: {where}{_first_line(error)}")
+
+
+def _months(load: _Load) -> set[tuple[str, Any]]:
+    """Return timeframe and month of the partitions a load needs."""
+    if load.table.name != "features_snapshot":
+        return set()
+    labels = {(r["tf"], int(r["exchange_ts"].timestamp()) * 1000) for r in load.records}
+    return {(tf, month_of(time_ms)) for tf, time_ms in labels if tf in TIMEFRAMES}
+
+
+def _span(loads: list[_Load]) -> str:
+    """Name the first and last row of each load, where the server does not tell which it was."""
+    return "; ".join(
+        f"{load.table.name_of(load.records[0])} to {load.table.name_of(load.records[-1])}"
+        for load in loads
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+# --- the engine's side -------------------------------------------------------------------------
+
+_Item = TypeVar("_Item")
+
+
+class _Partition(StatefulSinkPartition[_Item, None]):
+    def __init__(self, writer: PostgresWriter, write: Callable[[list[_Item]], None]) -> None:
+        self._writer = writer
+        self._write = write
+
+    def write_batch(self, values: list[_Item]) -> None:
+        self._write(values)
+
+    def snapshot(self) -> None:
+        """Nothing to keep: what was written is committed, and writing it again is harmless."""
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class PostgresMarketSink(OnePartitionSink[MarketPhase, None]):
+    """Stores rows and frames; items are ("0", MarketPhase). `open_writer` makes its writer."""
+
+    def __init__(self, open_writer: Callable[[], PostgresWriter]) -> None:
+        self._open_writer = open_writer
+
+    def build_part(
+        self, step_id: str, for_part: str, resume_state: None
+    ) -> StatefulSinkPartition[MarketPhase, None]:
+        writer = self._open_writer()
+        writer.connect()
+        return _Partition(writer, writer.write_market)
+
+
+class PostgresEventSink(OnePartitionSink[Published, None]):
+    """Stores events and suppressions; items are ("0", Published)."""
+
+    def __init__(self, open_writer: Callable[[], PostgresWriter]) -> None:
+        self._open_writer = open_writer
+
+    def build_part(
+        self, step_id: str, for_part: str, resume_state: None
+    ) -> StatefulSinkPartition[Published, None]:
+        writer = self._open_writer()
+        writer.connect()
+        return _Partition(writer, writer.write_published)

@@ -1,0 +1,1 @@
+create temp table if not exists {staging} (like {table}) on commit delete rows

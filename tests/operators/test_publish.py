@@ -1,0 +1,81 @@
+"""Canonical bytes: one text per product, and nothing that JSON would change in silence."""
+
+import orjson
+import pytest
+
+from operators.publish import canonical, event_json, frame_json, row_json, suppression_json
+from operators.records import Frame, Row, Suppression
+
+T_MS = 1_756_891_800_000
+
+
+def test_row_is_one_flat_object_with_sorted_keys() -> None:
+    """Identity, columns and extras share one object; the text does not depend on insertion."""
+    row = Row(
+        asset_uid=5,
+        symbol="SOL",
+        tf="1m",
+        exchange_ts_ms=T_MS,
+        revision=1,
+        columns={"open": 2.5, "dq_reasons": ["quiet"], "warmup": False, "close": None},
+        extras={"clamp": {"z_vol_m_1": [-1.0, 4.5]}},
+    )
+    assert row_json(row) == (
+        b'{"asset_uid":5,"close":null,"dq_reasons":["quiet"],"exchange_ts":"2025-09-03T09:30:00Z",'
+        b'"extras":{"clamp":{"z_vol_m_1":[-1.0,4.5]}},"open":2.5,"revision":1,"symbol":"SOL",'
+        b'"tf":"1m","warmup":false}'
+    )
+
+
+def test_frame_carries_its_label_and_revision() -> None:
+    """A frame is named by timeframe, minute and revision."""
+    frame = Frame("1m", T_MS + 142, 0, {"leader": "BTC", "rs_top": ("SOL", "APT")})
+    assert frame_json(frame) == (
+        b'{"exchange_ts":"2025-09-03T09:30:00.142Z","leader":"BTC","revision":0,'
+        b'"rs_top":["SOL","APT"],"tf":"1m"}'
+    )
+
+
+def test_suppression_says_why() -> None:
+    """Every field of the record is in the text."""
+    suppressed = Suppression(5, "SOL", "1m", T_MS, 0, "spike.vol_spike_m_1", "cooldown", 61)
+    parsed = orjson.loads(suppression_json(suppressed))
+    assert parsed["reason"] == "cooldown"
+    assert parsed["severity"] == 61
+    assert parsed["exchange_ts"] == "2025-09-03T09:30:00Z"
+    assert len(parsed) == len(Suppression.__struct_fields__)
+
+
+def test_event_text_is_independent_of_key_order() -> None:
+    """Two payloads with the same content have the same bytes, at every depth."""
+    one = {"event_id": "x", "membership": {"is_hot": True, "universe_rev": 3}}
+    other = {"membership": {"universe_rev": 3, "is_hot": True}, "event_id": "x"}
+    assert event_json(one) == event_json(other)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_number_that_is_not_finite_is_named(bad: float) -> None:
+    """The JSON library would write null; the assertion names the key instead."""
+    with pytest.raises(AssertionError, match=r"local_state\.features\.z_vol_m_1: expected"):
+        event_json({"local_state": {"features": {"z_vol_m_1": bad}}})
+    with pytest.raises(AssertionError, match="open: expected"):
+        row_json(Row(5, "SOL", "1m", T_MS, 0, {"open": bad}))
+
+
+def test_column_may_not_hide_the_identity() -> None:
+    """A column named like a part of the key would silently replace it."""
+    with pytest.raises(AssertionError, match="symbol"):
+        row_json(Row(5, "SOL", "1m", T_MS, 0, {"symbol": "BTC"}))
+
+
+def test_numbers_are_written_as_they_are() -> None:
+    """Integers stay integers, floats keep the shortest text that reads back equal."""
+    assert canonical({"n": 3, "x": 3.0, "y": 0.1, "z": 1.23456789012e-7}) == (
+        b'{"n":3,"x":3.0,"y":0.1,"z":1.23456789012e-7}'
+    )
+
+
+def test_unknown_types_are_refused() -> None:
+    """What has no JSON form is a bug of the producer, not something to guess."""
+    with pytest.raises(TypeError):
+        canonical({"a": object()})

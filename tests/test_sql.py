@@ -1,0 +1,117 @@
+"""The numbered files as text: numbers, style, comments, and the pack's columns."""
+
+import re
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dataflows.connectors.migrate import read_migrations
+
+FILES = {f"{m.number:04d}_{m.name}.sql": m.text.decode() for m in read_migrations()}
+QUERIES = {
+    entry.name: entry.read_text()
+    for entry in files("sql.queries").iterdir()
+    if entry.name.endswith(".sql")
+}
+PACKS = [
+    yaml.safe_load(entry.read_text())
+    for entry in sorted(files("packs.features").iterdir(), key=lambda entry: entry.name)
+    if entry.name.endswith(".yaml")
+]
+DOMAINS = {"timeframe": "text", "dq_verdict": "text", "event_class": "text"}
+IDENTITY = {
+    "asset_uid": "bigint",
+    "exchange_ts": "timestamptz",
+    "revision": "integer",
+    "symbol": "text",
+    "tf": "text",
+    "extras_json": "jsonb",
+}
+TABLES = {"features_snapshot", "market_snapshot", "anomaly_event", "suppression", "gap"}
+
+
+def without_literals(text: str) -> str:
+    """SQL without comments and quoted text."""
+    return re.sub(r"'(?:[^']|'')*'", "''", re.sub(r"--[^\n]*", "", text))
+
+
+def columns() -> dict[str, dict[str, str]]:
+    """Columns by table with their base types, from `create table` and `alter table .. add`."""
+    text = without_literals("\n".join(FILES.values()))
+    tables: dict[str, dict[str, str]] = {}
+    for table, body in re.findall(r"create table (\w+) \(\n(.*?)\n\)", text, re.DOTALL):
+        lines = [line.strip().rstrip(",") for line in body.splitlines()]
+        tables[table] = dict(column(line) for line in lines if line and "primary key" not in line)
+    added = re.findall(r"alter table (\w+)\s+add column (?:if not exists )?([^;]+);", text)
+    for table, declaration in added:
+        name, kind = column(declaration)
+        tables[table][name] = kind
+    return tables
+
+
+def column(declaration: str) -> tuple[str, str]:
+    """Name and base type of a column declaration."""
+    name, rest = declaration.split(maxsplit=1)
+    kind = re.split(r" not null| constraint| check| default", rest)[0].strip()
+    return name, DOMAINS.get(kind, kind)
+
+
+def comments() -> dict[str, str]:
+    """Comments by table.column."""
+    text = "\n".join(FILES.values())
+    found = re.findall(r"comment on column (\w+\.\w+) is\s+'((?:[^']|'')*)';", text)
+    return {name: comment.replace("''", "'") for name, comment in found}
+
+
+def test_numbers_have_no_gaps() -> None:
+    """0001, 0002, ... and every file that looks like a migration is one."""
+    assert [int(name[:4]) for name in FILES] == list(range(1, len(FILES) + 1))
+    present = {entry.name for entry in files("sql").iterdir() if entry.name.endswith(".sql")}
+    assert present == set(FILES)
+
+
+@pytest.mark.parametrize("name", [*FILES, *QUERIES])
+def test_sql_is_lower_case(name: str) -> None:
+    """Key words and names are lower case; quoted text is free."""
+    text = without_literals({**FILES, **QUERIES}[name])
+    assert text == text.lower()
+
+
+def test_files_only_add() -> None:
+    """Forward only: an applied table is never dropped, renamed or rewritten by a later file."""
+    for name, text in FILES.items():
+        words = without_literals(text)
+        assert not re.search(r"\b(drop|rename|truncate|delete)\b|alter column", words), name
+
+
+def test_every_column_is_commented() -> None:
+    """Each comment ends with [unit, where it comes from], and none is about a lost column."""
+    expected = {f"{table}.{name}" for table, names in columns().items() for name in names}
+    found = comments()
+    assert set(columns()) >= TABLES
+    assert set(found) == expected
+    assert [name for name, text in found.items() if not re.search(r"\w.*\[.+, .+\]$", text)] == []
+
+
+def test_pack_columns_are_the_tables_columns() -> None:
+    """Every column of every feature pack has its column, of its type, and there are no others."""
+    packs = {column["name"]: column["type"] for pack in PACKS for column in pack["columns"]}
+    assert columns()["features_snapshot"] == {**packs, **IDENTITY}
+
+
+def test_comments_name_unit_and_pack() -> None:
+    """The unit is that of the pack that first had the column."""
+    found = comments()
+    for column in PACKS[0]["columns"]:
+        comment = found[f"features_snapshot.{column['name']}"]
+        assert comment.endswith(f"[{column['unit']}, pack {PACKS[0]['feature_pack']}]")
+
+
+def test_no_query_without_a_user() -> None:
+    """Each text in sql/queries is loaded by name somewhere in the code."""
+    code = "".join(path.read_text() for path in Path(str(files("dataflows"))).rglob("*.py"))
+    by_table = {f"merge_{table}.sql" for table in columns()}
+    unused = {name for name in QUERIES if f'"{name.removesuffix(".sql")}"' not in code}
+    assert unused <= by_table
