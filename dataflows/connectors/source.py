@@ -14,7 +14,7 @@ from typing import Protocol
 import msgspec
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
-from dataflows.connectors.ticklog import Position, TickLogReader
+from dataflows.connectors.ticklog import Position, TickLogReader, newest_position
 from operators.feed import FeedReader, FeedState
 from operators.records import Boundary, Ticks, key_of
 from packs.schema import FeaturePack
@@ -66,7 +66,7 @@ class LogSource(FixedPartitionedSource[Item, bytes]):
 
     def build_part(self, step_id: str, for_part: str, resume_state: bytes | None) -> LogPartition:
         """Open the log at its start, or where a snapshot left it."""
-        state = SourceState(Position(), FeedState())
+        state = None
         if resume_state is not None:
             state = msgspec.msgpack.decode(resume_state, type=SourceState)
         return LogPartition(self, state)
@@ -75,8 +75,12 @@ class LogSource(FixedPartitionedSource[Item, bytes]):
 class LogPartition(StatefulSourcePartition[Item, bytes]):
     """The open log and the reader of its lines."""
 
-    def __init__(self, source: LogSource, state: SourceState) -> None:
+    def __init__(self, source: LogSource, state: SourceState | None) -> None:
         self._source = source
+        if source.recording is not None:
+            source.recording.start()
+        if state is None:
+            state = SourceState(self._beginning(), FeedState())
         lattice = source.features.lattice
         self._feed = FeedReader(
             state.feed,
@@ -84,11 +88,16 @@ class LogPartition(StatefulSourcePartition[Item, bytes]):
             grace_ms=lattice.grace_ms,
             arrival_jump_gap_ms=lattice.arrival_jump_gap_ms,
         )
-        if source.recording is not None:
-            source.recording.start()
         self._log = TickLogReader(
             source.path, state.position, on_reject=state.feed.count, follow=source.follow
         )
+
+    def _beginning(self) -> Position:
+        """Begin a recording from its start, but a live flow with what is recorded from now on.
+
+        A live flow that is to go on where it was left needs a recovery store.
+        """
+        return newest_position(self._source.path) if self._source.recording else Position()
 
     def next_batch(self) -> list[Item]:
         """Return the items of the next lines; ends with the log unless it is followed."""

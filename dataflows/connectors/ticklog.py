@@ -300,6 +300,12 @@ class TickLogReader:
         return _Open(name, open_stream(piece))
 
 
+def newest_position(directory: Path) -> Position:
+    """Return the start of the newest segment of a log, where a recorder began last."""
+    names = sorted({_plain_name(p) for p in _segments(directory)}, key=_order_of)
+    return Position(names[-1], 0) if names else Position()
+
+
 def open_stream(path: Path) -> ByteStream:
     """Open a plain, gzip or zstd file for reading, told apart by its first bytes."""
     with path.open("rb") as probe:
