@@ -20,7 +20,7 @@ EPISODE_SCENARIO = Scenario(
         Episode("squeeze", 206, 5, ("SOL",)),
         Episode("feed_outage", 216, 2),
         Episode("spread_stress", 224, 3, ("ETH",)),
-        Episode("basket_shock", 230, 2),
+        Episode("basket_shock", 230, 2, strength=-1.0),
     ),
     frames=FrameOptions(quote_ms=(12_000, 12_000, 15_000, 15_000), book=False, ctx_ms=60_000),
 )
@@ -33,6 +33,17 @@ def write_log(directory: Path, scenario: Scenario, *, segment_bytes: int = 4 << 
         writer.write_lines(int(line[: line.index(b" ")]), line)
     writer.close()
     return directory
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--update-golden`: rewrite pinned outputs; the review is their diff."""
+    parser.addoption("--update-golden", action="store_true", help="rewrite pinned outputs")
+
+
+@pytest.fixture
+def update_golden(request: pytest.FixtureRequest) -> bool:
+    """Return whether pinned outputs are to be rewritten."""
+    return bool(request.config.getoption("--update-golden"))
 
 
 @pytest.fixture(scope="session")
