@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
+from threading import Thread
 from typing import BinaryIO, Protocol
 
 import msgspec
@@ -71,6 +72,7 @@ class TickLogWriter:
         self._file: BinaryIO | None = None
         self._path = directory
         self._size = 0
+        self._compressing: Thread | None = None
         for left_behind in _segments(directory):
             if left_behind.suffix == ".log":
                 _compress(left_behind)
@@ -96,21 +98,32 @@ class TickLogWriter:
 
     def close(self) -> None:
         """Close the open segment as it is; the next writer compresses it."""
+        self._close_segment()
+        self._wait_for_compression()
+
+    def _close_segment(self) -> None:
         if self._file is not None:
             self.sync()
             self._file.close()
             self._file = None
 
+    def _wait_for_compression(self) -> None:
+        if self._compressing is not None:
+            self._compressing.join()
+            self._compressing = None
+
     def _rotate(self, first_arrival_ns: int) -> None:
         full = self._path if self._file is not None else None
-        self.close()
+        self._close_segment()
         name = f"ticks-{first_arrival_ns // 1_000_000:013d}-{self._sequence:06d}.log"
         self._path = self._directory / name
         self._sequence += 1
         self._file = self._path.open("xb", buffering=0)
         self._size = 0
-        if full is not None:
-            _compress(full)
+        if full is not None:  # beside the writer: compressing must not delay the next stamps
+            self._wait_for_compression()
+            self._compressing = Thread(target=_compress, args=(full,), name="compress")
+            self._compressing.start()
 
 
 def _compress(path: Path) -> None:
