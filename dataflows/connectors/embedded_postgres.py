@@ -20,7 +20,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +30,10 @@ from typing import Any, Self
 
 import psycopg
 from psycopg.conninfo import make_conninfo
+
+from dataflows.connectors.clock import SystemClock
+
+_clock = SystemClock()
 
 STATE_DIRECTORY = Path("/var/lib/alpha-detector")
 ACCOUNT_UNDER_ROOT = "nobody"
@@ -118,7 +121,7 @@ class EmbeddedPostgres:
         """Return when the server answers: launched by us, or found running."""
         try:
             with self._locked():
-                self._bring_up(time.monotonic() + timeout_s)
+                self._bring_up(_clock.monotonic_s() + timeout_s)
         except OSError as error:
             raise self._unusable(error) from error
         return self
@@ -170,7 +173,7 @@ class EmbeddedPostgres:
 
     def _bring_up(self, deadline: float) -> None:
         while not self.alive():
-            if time.monotonic() > deadline:
+            if _clock.monotonic_s() > deadline:
                 raise PostgresError(
                     f"the server on {self._data} does not accept connections; see {self._log}"
                 )
@@ -178,7 +181,7 @@ class EmbeddedPostgres:
                 self._judge_early_end()
             if self._process is None and self.pid() is None:
                 self._launch()
-            time.sleep(_POLL_S)
+            _clock.sleep(_POLL_S)
 
     def _launch(self) -> None:
         self._bin = self._runnable_binaries()
@@ -206,7 +209,7 @@ class EmbeddedPostgres:
         text = self._log.read_bytes()[self._log_start :].decode(errors="replace")
         if _ORPHANS not in text:
             raise PostgresError(f"PostgreSQL did not start: {_reason(text)}; see {self._log}")
-        time.sleep(10 * _POLL_S)
+        _clock.sleep(10 * _POLL_S)
 
     def _initialise(self) -> None:
         """Make the data in a folder of another name, so that half of it is never taken for all."""
@@ -267,11 +270,11 @@ class EmbeddedPostgres:
         raise PostgresError(f"the server on {self._data} does not stop; see {self._log}")
 
     def _gone_within(self, seconds: float) -> bool:
-        deadline = time.monotonic() + seconds
+        deadline = _clock.monotonic_s() + seconds
         while self.pid() is not None or self._still_child():
-            if time.monotonic() > deadline:
+            if _clock.monotonic_s() > deadline:
                 return False
-            time.sleep(_POLL_S)
+            _clock.sleep(_POLL_S)
         return True
 
     def _still_child(self) -> bool:

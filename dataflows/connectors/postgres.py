@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import re
 import sys
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -23,6 +22,7 @@ from bytewax.outputs import StatefulSinkPartition
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from dataflows.connectors.clock import SystemClock
 from dataflows.connectors.migrate import (
     TIMEFRAMES,
     Connection,
@@ -34,6 +34,8 @@ from dataflows.connectors.migrate import (
 from dataflows.connectors.topics import OnePartitionSink
 from operators.publish import canonical, event_json
 from operators.records import Frame, MarketPhase, Published, Row, Suppression
+
+_clock = SystemClock()
 
 BACKOFF_S = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0, 5.0, 5.0)  # half a minute in all
 
@@ -364,7 +366,7 @@ class PostgresWriter:
             except psycopg.OperationalError as error:
                 self.close()
                 self._say(f"PostgreSQL: {_first_line(error)}; again in {pause_s} s")
-                time.sleep(pause_s)
+                _clock.sleep(pause_s)
         action(self._live_connection())
 
     def _live_connection(self) -> Connection:
