@@ -296,6 +296,8 @@ def decode(frame: bytes) -> tuple[Frame, int]:
         return _decode_frame(frame), 0
     except msgspec.DecodeError:
         return _salvage(frame)
+    except RecursionError:
+        raise Reject(WRONG_SHAPE) from None
 
 
 def _salvage(frame: bytes) -> tuple[Frame, int]:
@@ -304,7 +306,9 @@ def _salvage(frame: bytes) -> tuple[Frame, int]:
         envelope = _decode_envelope(frame)
     except msgspec.ValidationError:
         raise Reject(WRONG_SHAPE) from None
-    except (msgspec.DecodeError, RecursionError):
+    except RecursionError:
+        raise Reject(WRONG_SHAPE) from None
+    except msgspec.DecodeError:
         raise Reject(NOT_JSON) from None
     if envelope.channel not in _CHANNELS:
         raise Reject(UNKNOWN_CHANNEL)
@@ -312,13 +316,13 @@ def _salvage(frame: bytes) -> tuple[Frame, int]:
         raise Reject(WRONG_SHAPE)
     try:
         entries = _decode_entries(envelope.data)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         raise Reject(WRONG_SHAPE) from None
     good: list[WireTrade] = []
     for entry in entries:
         try:
             good.append(_decode_trade(entry))
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             continue
     if not good:
         raise Reject(WRONG_SHAPE)

@@ -91,6 +91,12 @@ def test_impossible_trades_have_a_reason(member: str, value: object, reason: str
         (b'{"channel":"trades","data":["x"]}', wire.WRONG_SHAPE),
         (b'{"channel":"trades"}', wire.WRONG_SHAPE),
         (b"[" * 5000, wire.WRONG_SHAPE),
+        (b'{"channel":"trades","x":' + b"[" * 100_000, wire.WRONG_SHAPE),
+        (b'{"channel":"pong","data":' + b'{"a":' * 100_000, wire.WRONG_SHAPE),
+        (
+            b'{"channel":"trades","data":[{"coin":' + b"[" * 99_999 + b"]" * 99_999 + b"}]}",
+            "wrong_shape",
+        ),
     ],
 )
 def test_what_is_not_a_frame_is_rejected_with_a_reason(raw: bytes, reason: str) -> None:
