@@ -10,7 +10,7 @@ activeSpotAssetCtx, allDexsAssetCtxs, candle, allMids, subscriptionResponse, pon
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -28,6 +28,10 @@ PX_MAX = 1e12
 SZ_MAX = 1e15
 TIME_MS_MAX = 4_102_444_800_000  # year 2100
 BOOK_LEVELS = 5
+
+# Whatever is kept must fit the 64 bits of a snapshot.
+Id = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+TimeMs = Annotated[int, msgspec.Meta(ge=0, lt=TIME_MS_MAX)]
 
 
 class Reject(Exception):
@@ -49,7 +53,7 @@ class WireTrade(msgspec.Struct, gc=False):
     px: float
     sz: float
     time: int
-    tid: int
+    tid: Id
 
 
 class WireLevel(msgspec.Struct, gc=False):
@@ -200,7 +204,7 @@ class Clock(msgspec.Struct, tag_field="channel", tag="alpha.clock"):
 class RosterAsset(msgspec.Struct):
     """An asset that exists: the venue's id, its name, its subscribed feeds."""
 
-    uid: int
+    uid: Id
     coin: str
     channels: tuple[str, ...] = ()
 
@@ -208,7 +212,7 @@ class RosterAsset(msgspec.Struct):
 class RosterData(msgspec.Struct):
     """`from_ms` is the label of the first minute this roster holds for."""
 
-    from_ms: int
+    from_ms: TimeMs
     assets: list[RosterAsset]
     dexes: tuple[str, ...] = ("",)
 
@@ -222,9 +226,9 @@ class Roster(msgspec.Struct, tag_field="channel", tag="alpha.roster"):
 class GapData(msgspec.Struct):
     """A hole in the recording; `end_ms` is null while it lasts."""
 
-    start_ms: int
+    start_ms: TimeMs
     cause: str
-    end_ms: int | None = None
+    end_ms: TimeMs | None = None
 
 
 class Gap(msgspec.Struct, tag_field="channel", tag="alpha.gap"):

@@ -113,6 +113,25 @@ def test_property_no_bytes_raise_anything_but_a_reject(raw: bytes) -> None:
         wire.decode(raw)
 
 
+@pytest.mark.parametrize("tid", [-1, 1 << 63, 10**40, "1" + "0" * 40])
+def test_an_id_that_no_snapshot_could_hold_is_malformed(tid: object) -> None:
+    """State is kept in 64 bits; an impossible id must not reach it."""
+    message, bad = wire.decode(frame("trades", [TRADE, {**TRADE, "tid": tid}]))
+    assert isinstance(message, wire.WireTrades)
+    assert (len(message.data), bad) == (1, 1)
+
+
+def test_an_impossible_control_record_is_rejected() -> None:
+    """A gap or roster that begins in the year 30000 is damage."""
+    for channel, data in (
+        ("alpha.gap", {"start_ms": 10**30, "cause": "x"}),
+        ("alpha.roster", {"from_ms": -1, "assets": []}),
+        ("alpha.roster", {"from_ms": 0, "assets": [{"uid": 10**30, "coin": "X"}]}),
+    ):
+        with pytest.raises(wire.Reject):
+            wire.decode(frame(channel, data))
+
+
 def test_an_empty_and_a_one_sided_book_are_states_not_errors() -> None:
     """A delisted coin has no book; a thin one may have half of one."""
     message, _ = wire.decode(frame("bbo", {"coin": "MATIC", "time": 5, "bbo": [None, None]}))
