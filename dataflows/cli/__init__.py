@@ -19,7 +19,7 @@ _EPILOG = "\n".join(
     [
         "\b",  # keeps the lines as they are
         "Exit codes:",
-        *(f"  {code}  {meaning}" for code, meaning in EXIT_CODES.items()),
+        *(f"  {code:<3}  {meaning}" for code, meaning in EXIT_CODES.items()),
         "",
         "\b",
         "Results go to stdout, everything else to stderr. Every command takes --json.",
