@@ -12,6 +12,7 @@ import sys
 from typing import Any, NamedTuple
 
 import bytewax.operators as op
+import structlog
 from bytewax.dataflow import Dataflow
 from bytewax.inputs import Source
 from bytewax.operators import KeyedStream
@@ -103,6 +104,8 @@ def flow() -> Dataflow:
         packs = load_packs(settings.feature_pack, settings.detector_pack, settings.universe)
     except (SettingsError, PackError) as error:
         sys.exit(str(error))
+    # stdout carries the console's minutes and events; incidents go beside it.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     source = LogSource(
         path=settings.data_dir / "ticks",
         features=packs.features,

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bytewax.testing import cluster_main, run_main
+from bytewax.testing import cluster_main
 
 from dataflows.connectors.bars_source import CHUNK_MINUTES, BarsCount, BarsSource
 from dataflows.connectors.source import CHUNK_LINES, LogSource, SourceState
@@ -111,12 +111,8 @@ def replay(
     else:
         log = LogSource(source, packs.features, chunk or CHUNK_LINES, on_chunk=watch.log_chunk)
         flow = build(log, packs, sinks)
-    if workers == 1:
-        run_main(flow)  # type: ignore[no-untyped-call]
-    else:
-        cluster_main(  # type: ignore[no-untyped-call]
-            flow, [], 0, worker_count_per_proc=workers
-        )
+    # Also with one worker: `run_main` prints the engine's own stack when a step fails.
+    cluster_main(flow, [], 0, worker_count_per_proc=workers)  # type: ignore[no-untyped-call]
     return Summary(
         source=str(source),
         config_hash=packs.config_hash,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
 
@@ -59,12 +60,26 @@ class Settings(BaseModel):
             for name in cls.model_fields
             if given.get(PREFIX + name.upper())
         }
+        faults = [
+            f"  {name}: found an unknown variable, expected {_nearest(name, cls)}"
+            for name in sorted(given)
+            if name.startswith(PREFIX) and name[len(PREFIX) :].lower() not in cls.model_fields
+        ]
         try:
-            return cls(**values)  # type: ignore[arg-type]
+            settings = cls(**values)  # type: ignore[arg-type]
         except ValidationError as error:
-            faults = [
+            faults += [
                 f"  {PREFIX}{str(fault['loc'][0]).upper()}: found {fault['input']!r}, "
                 f"expected: {fault['msg']}"
                 for fault in error.errors()
             ]
-            raise SettingsError("\n".join(["the environment is not valid:", *faults])) from None
+        if faults:
+            raise SettingsError("\n".join(["the environment is not valid:", *faults]))
+        return settings
+
+
+def _nearest(name: str, settings: type[Settings]) -> str:
+    """Return the variable that was probably meant, or all there are."""
+    known = [PREFIX + field.upper() for field in settings.model_fields]
+    near = get_close_matches(name, known, n=1)
+    return near[0] if near else "one of " + ", ".join(known)

@@ -88,9 +88,11 @@ class PackError(Exception):
 class Detector:
     """One detector, compiled, with what it left out filled in.
 
-    conditions : its preconditions, to be ANDed with the trigger. secondary : None counts as 0.
-    required : columns that must not be NULL: the inputs and what conditions, trigger and primary
-    name; a NULL secondary only lends no support.
+    conditions : its preconditions, to be ANDed with the trigger. guards : those that are left to
+    the other gates where their column is NULL, as in a bars file that does not count prints.
+    secondary : None counts as 0. required : columns that must not be NULL: what conditions,
+    trigger and primary name. inputs are what it looks at and publishes; a NULL among them, or a
+    NULL secondary, silences nothing.
     needs_frame : some column it names is one of the market frame, so it runs after the join.
     """
 
@@ -102,6 +104,7 @@ class Detector:
     enabled: bool
     inputs: tuple[str, ...]
     conditions: tuple[Expression, ...]
+    guards: tuple[Expression, ...]
     trigger: Expression
     primary: Expression
     secondary: Expression | None
@@ -123,6 +126,9 @@ class Detector:
         for name in self.required:
             if row.get(name) is None:
                 return None
+        for guard in self.guards:
+            if guard.evaluate(row) is False:
+                return False
         for condition in self.conditions:
             held = condition.evaluate(row)
             if held is not True:
@@ -552,6 +558,7 @@ _NAMED_CONDITIONS: dict[str, tuple[re.Pattern[str], str, int]] = {
     "trade_count_ge_<n>": (re.compile(r"trade_count_ge_(\d{1,9})"), "trade_count_m_1 >= {}", 1),
     "oi_fresh_<n>s": (re.compile(r"oi_fresh_(\d{1,6})s"), "oi_staleness_ms <= {}", 1000),
 }
+_GUARDS = ("trade_count_ge_<n>",)
 _NOT_NULL_CONDITIONS = {"basis_valid": "basis_bp_m_5"}
 _KNOWN_CONDITIONS = (*GATES, *_NAMED_CONDITIONS, *_NOT_NULL_CONDITIONS)
 
@@ -561,6 +568,7 @@ class _Compiled:
     """The expressions of one detector; not_null : columns its named preconditions require."""
 
     conditions: tuple[Expression, ...]
+    guards: tuple[Expression, ...]
     not_null: tuple[str, ...]
     trigger: Expression
     primary: Expression
@@ -657,7 +665,7 @@ def _compile_row(scope: _RowScope) -> _Compiled | None:
     for key in ("inputs", "payload"):
         for i, name in scope.texts(key):
             scope.known(f"{key}[{i}]", name)
-    conditions, not_null = _conditions(scope)
+    conditions, guards, not_null = _conditions(scope)
     text = scope.raw.get("trigger")
     trigger = None
     if isinstance(text, str):
@@ -665,12 +673,15 @@ def _compile_row(scope: _RowScope) -> _Compiled | None:
     primary, secondary = _scores(scope)
     if trigger is None or primary is None or len(scope.faults) > before:
         return None
-    return _Compiled(conditions, not_null, trigger, primary, secondary, scope.frame_columns)
+    return _Compiled(conditions, guards, not_null, trigger, primary, secondary, scope.frame_columns)
 
 
-def _conditions(scope: _RowScope) -> tuple[tuple[Expression, ...], tuple[str, ...]]:
-    """Return the preconditions: as expressions, and as columns that must not be NULL."""
+def _conditions(
+    scope: _RowScope,
+) -> tuple[tuple[Expression, ...], tuple[Expression, ...], tuple[str, ...]]:
+    """Return the preconditions: expressions, guards, and columns that must not be NULL."""
     conditions: list[Expression] = []
+    guards: list[Expression] = []
     not_null: list[str] = []
     for i, text in scope.texts("preconditions"):
         key = f"preconditions[{i}]"
@@ -688,8 +699,13 @@ def _conditions(scope: _RowScope) -> tuple[tuple[Expression, ...], tuple[str, ..
             continue
         condition = scope.compiled(key, expression or text, ColumnType.BOOLEAN)
         if condition is not None:
-            conditions.append(condition)
-    return tuple(conditions), tuple(not_null)
+            (guards if _is_guard(text) else conditions).append(condition)
+    return tuple(conditions), tuple(guards), tuple(not_null)
+
+
+def _is_guard(text: str) -> bool:
+    """Tell whether a precondition is left to the other gates where its column is NULL."""
+    return any(_NAMED_CONDITIONS[name][0].fullmatch(text) for name in _GUARDS)
 
 
 def _named_condition(text: str) -> str | None:
@@ -736,9 +752,9 @@ def _detector(row: DetectorRow, part: _Compiled, pack: DetectorPack) -> Detector
     weights = _weights(row, defaults.weights)
     support = part.secondary.names if part.secondary is not None else ()
     names = {name for expression in _deciding(part) for name in expression.names}
-    rest = sorted(names.union(part.not_null).difference(row.inputs))
-    required = (*row.inputs, *rest)
-    named = (*required, *(name for name in support if name not in required))
+    required = tuple(sorted(names.union(part.not_null)))
+    guarded = (name for guard in part.guards for name in guard.names)
+    named = tuple(dict.fromkeys((*row.inputs, *required, *guarded, *support)))
     return Detector(
         detector_id=row.id,
         event_class=event_class,
@@ -748,6 +764,7 @@ def _detector(row: DetectorRow, part: _Compiled, pack: DetectorPack) -> Detector
         enabled=row.enabled,
         inputs=row.inputs,
         conditions=part.conditions,
+        guards=part.guards,
         trigger=part.trigger,
         primary=part.primary,
         secondary=part.secondary,
@@ -834,11 +851,8 @@ def _run_example(scope: _RowScope, key: str, example: Mapping[str, Any], part: _
 
 
 def _why_silent(row: Mapping[str, Any], scope: _RowScope, part: _Compiled) -> str | None:
-    """Return what keeps a detector from firing on an example's row, None if it fires.
-
-    A column that is only an input may be left out of the row; written as null, it silences.
-    """
-    needed = {*part.not_null, *(name for _, name in scope.texts("inputs"))}
+    """Return what keeps a detector from firing on an example's row, None if it fires."""
+    needed = set(part.not_null)
     needed.update(name for expression in _deciding(part) for name in expression.names)
     for name in sorted(needed):
         if name in row and row[name] is None:
@@ -846,6 +860,9 @@ def _why_silent(row: Mapping[str, Any], scope: _RowScope, part: _Compiled) -> st
     for name in part.not_null:
         if name not in row:
             return f"`{name}` is not given"
+    for guard in part.guards:
+        if guard.evaluate(row) is False:
+            return f"`{_short(guard.text)}` is false"
     for expression in (*part.conditions, part.trigger):
         held = expression.evaluate(row)
         if held is not True:

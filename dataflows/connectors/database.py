@@ -66,5 +66,7 @@ class Database:
         return PostgresEventSink(lambda: self.writer(features))
 
     def _start(self) -> str:
-        self._server = EmbeddedPostgres(self._data_dir / EMBEDDED_DIRECTORY, own=True)
-        return self._server.start().dsn()
+        server = EmbeddedPostgres(self._data_dir / EMBEDDED_DIRECTORY, own=True)
+        if not server.alive():
+            self._server = server.start()
+        return server.dsn()

@@ -172,7 +172,7 @@ def test_a_null_secondary_lends_no_support_and_silences_nothing(write: Write) ->
     given = pack(inputs=["z_vol_m_1"], primary="z_vol_m_1", secondary="z_ret_abs_m_1")
     found = detector(write, given)
     assert "z_ret_abs_m_1" not in found.required
-    row = {name: 9.0 for name in found.required} | {"z_ret_abs_m_1": None}
+    row = dict.fromkeys(found.required, 9.0) | {"z_ret_abs_m_1": None}
     assert found.fires(row) is True
 
 
@@ -190,13 +190,14 @@ def test_primary_and_secondary_come_from_the_inputs(write: Write) -> None:
 
 
 def test_required_payload_and_frame(write: Write) -> None:
-    """Required are inputs and every name of an expression; frame columns mean after the join."""
+    """Required is what trigger, conditions and primary name; frame columns: after the join."""
     found = detector(write, pack(payload=["rv_m_1"]))
-    assert found.required == ("z_vol_m_1", "ret_m_1", "z_ret_abs_m_1", "trade_count_m_1")
+    assert found.required == ("z_vol_m_1",)
     assert (found.payload, found.needs_frame) == (("rv_m_1",), False)
     found = detector(write, pack(trigger="z_vol_m_1 >= 3 && leader != symbol"))
     assert found.needs_frame
-    assert found.payload == found.required
+    assert found.required == ("leader", "symbol", "z_vol_m_1")
+    assert set(found.payload) == {*found.inputs, *found.required, "trade_count_m_1"}
     assert detector(write, pack(inputs=["z_vol_m_1", "universe_size"])).needs_frame
 
 
@@ -205,10 +206,21 @@ def test_conditions_by_name_and_as_expressions(write: Write) -> None:
     names = ["dq_ok", "trade_count_ge_12", "is_in_universe", "ret_m_1 > 0 || is_hot"]
     found = detector(write, pack(preconditions=names))
     texts = [condition.text for condition in found.conditions]
-    assert texts == ["trade_count_m_1 >= 12", "is_in_universe", "ret_m_1 > 0 || is_hot"]
+    assert texts == ["is_in_universe", "ret_m_1 > 0 || is_hot"]
+    assert [guard.text for guard in found.guards] == ["trade_count_m_1 >= 12"]
     row = {"z_vol_m_1": 3.0, "z_ret_abs_m_1": 0.0, "ret_m_1": 0.0, "trade_count_m_1": 12}
     assert found.fires(row | {"is_in_universe": True, "is_hot": True}) is True
     assert found.fires(row | {"is_in_universe": True, "is_hot": False}) is False
+
+
+def test_a_guard_holds_unless_its_column_says_otherwise(write: Write) -> None:
+    """A bars file that does not count prints leaves thin minutes to the illiquidity gate."""
+    found = detector(write, pack(preconditions=["trade_count_ge_5"]))
+    row = {"z_vol_m_1": 3.0, "z_ret_abs_m_1": None, "ret_m_1": None}
+    assert found.fires(row | {"trade_count_m_1": 4}) is False
+    assert found.fires(row | {"trade_count_m_1": 5}) is True
+    assert found.fires(row | {"trade_count_m_1": None}) is True
+    assert found.fires({"z_vol_m_1": None, "trade_count_m_1": 5}) is None
 
 
 def test_conditions_on_columns_of_a_later_feature_pack(write: Write, tmp_path: Path) -> None:
@@ -446,8 +458,8 @@ def test_a_detector_is_given_once(write: Write) -> None:
     [
         ({"row": {"z_vol_m_1": 3.0}, "fires": False}, "", "it fires"),
         ({"row": {"z_vol_m_1": 2.9}, "fires": True}, "", "`z_vol_m_1 >= 3.0` is false"),
-        ({"row": {}, "fires": True}, "", "`trade_count_m_1 >= 5` is NULL"),
-        ({"row": {"z_vol_m_1": 3.0, "ret_m_1": None}, "fires": True}, "", "`ret_m_1` is null"),
+        ({"row": {}, "fires": True}, "", "`z_vol_m_1 >= 3.0` is NULL"),
+        ({"row": {"z_vol_m_1": None}, "fires": True}, "", "`z_vol_m_1` is null"),
         ({"row": {"z_volm": 3.0}, "fires": False}, ".row.z_volm", "unknown column `z_volm`"),
         ({"row": {"is_hot": 1}, "fires": False}, ".row.is_hot", "1"),
         ({"row": {"ret_m_1": "3"}, "fires": False}, ".row.ret_m_1", "text `3`"),
