@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -17,6 +18,14 @@ def test_the_readme_lists_every_setting() -> None:
     table = (ROOT / "README.md").read_text()
     listed = set(re.findall(rf"`({PREFIX}[A-Z_]+)`", table))
     assert listed == {PREFIX + name.upper() for name in Settings.model_fields}
+
+
+def test_the_readme_shows_a_real_event() -> None:
+    """The event in the README is the first one of the pinned replay."""
+    text = (ROOT / "README.md").read_text()
+    shown = json.loads(text.split("```json")[1].split("```")[0])
+    pinned = ROOT / "fixtures" / "golden" / "episodes" / "events-v0.2.ndjson"
+    assert shown == json.loads(pinned.read_text().splitlines()[0])
 
 
 def test_the_tick_log_page_lists_every_reason() -> None:
