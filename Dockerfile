@@ -7,6 +7,8 @@ COPY operators operators
 COPY packs packs
 COPY sql sql
 COPY fixtures fixtures
+ARG GIT_COMMIT
+RUN test -z "$GIT_COMMIT" || sed -i "s/^GIT_COMMIT.*/GIT_COMMIT: str | None = \"$GIT_COMMIT\"/" dataflows/version.py
 RUN python -m venv /opt/alpha \
  && /opt/alpha/bin/pip install --no-cache-dir --require-hashes -r requirements.lock \
  && /opt/alpha/bin/pip install --no-cache-dir --no-deps .

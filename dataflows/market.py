@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from bytewax.operators import KeyedStream
 
-from dataflows.version import PRODUCER
+from dataflows.version import GIT_COMMIT, PRODUCER
 from operators.budget import Budget, BudgetState
 from operators.context import Context, ContextState
 from operators.engine import rekey, stateful, to_all
@@ -28,7 +28,7 @@ def judge(marked: KeyedStream[RowItem], packs: Packs) -> Products:
     joined = stateful("context", gathered, Context(packs), ContextState)
     market = rekey("market", joined, to_all, MarketPhase)
     by_asset = rekey("scatter", joined, _asset_key, ScoreItem)
-    scored = stateful("score", by_asset, Score(packs, PRODUCER), ScoreState)
+    scored = stateful("score", by_asset, Score(packs, PRODUCER, GIT_COMMIT), ScoreState)
     settled = rekey("settle", scored, to_all, ScoredItem)
     return Products(market, stateful("budget", settled, Budget(packs), BudgetState))
 

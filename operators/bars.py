@@ -52,16 +52,15 @@ class BarsState(msgspec.Struct):
 
 def close_minutes(state: BarsState, close_ms: int, bars: Mapping[str, RawBar]) -> list[BarItem]:
     """Return the items of every minute up to and including `close_ms`, sealed and final."""
-    for symbol in sorted(bars):
-        if symbol not in state.symbols:
-            state.symbols.append(symbol)
     first = state.last_ms + MINUTE_MS if state.last_ms else close_ms
     if close_ms - first > HOLE_MS_MAX:
         state.minutes_skipped += (close_ms - first) // MINUTE_MS
         first = close_ms
     items: list[BarItem] = []
-    for label in range(first, close_ms + MINUTE_MS, MINUTE_MS):
-        items += _close_minute(state.symbols, label, bars if label == close_ms else {})
+    for label in range(first, close_ms, MINUTE_MS):
+        items += _close_minute(state.symbols, label, {})
+    state.symbols += [symbol for symbol in sorted(bars) if symbol not in state.symbols]
+    items += _close_minute(state.symbols, close_ms, bars)
     state.last_ms = close_ms
     return items
 

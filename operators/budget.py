@@ -17,9 +17,11 @@ BUDGET_GLOBAL = "budget_global"
 
 
 class BudgetState(msgspec.Struct):
-    """The phases that are not complete yet."""
+    """The phases that are not complete yet, and what the last minute has published."""
 
     version: int = 1
+    minute_ms: int = 0
+    spent: int = 0
     join: Join[ScoredItem] = msgspec.field(default_factory=Join[ScoredItem])
 
 
@@ -38,11 +40,15 @@ class Budget:
         phase = item.phase
         expected = phase.n_assets + 1  # the assets and MARKET
         items = state.join.collect(phase, item.asset_uid, item, expected=expected)
-        return [] if items is None else [self._settle(phase, items)]
+        return [] if items is None else [self._settle(state, phase, items)]
 
-    def _settle(self, phase: Phase, items: list[ScoredItem]) -> Published:
+    def _settle(self, state: BudgetState, phase: Phase, items: list[ScoredItem]) -> Published:
+        """Publish what the minute has left: its amendments share the cap with its seal."""
+        if state.minute_ms != phase.minute_ms:
+            state.minute_ms, state.spent = phase.minute_ms, 0
         drafts = [draft for item in items for draft in item.drafts]
-        kept = keep_strongest(drafts, self._cap)
+        kept = keep_strongest(drafts, self._cap - state.spent)
+        state.spent += len(kept)
         suppressed = [s for item in items for s in item.suppressed]
         suppressed += [_over_budget(d, phase) for d in drafts if not any(d is k for k in kept)]
         candidates = 0

@@ -20,6 +20,7 @@ from operators.records import (
     DQ_STALE,
     MARKET_UID,
     Candidate,
+    Change,
     Columns,
     Frame,
     MarketPhase,
@@ -29,15 +30,25 @@ from operators.records import (
     ScoreItem,
 )
 from operators.score import rate
-from operators.universe import Change, UniverseState
+from operators.universe import UniverseState
 from packs.loader import Detector, Packs
 
 RS_LIST_LENGTH = 5
 LEADER_EPSILON = 1e-9  # build plan 6.4: below this nobody leads and the first major stands in
 LEADER_WINDOW_MIN = 5
+MINUTE_TF = "1m"
 SPIKE = "spike"
+# What stands in for candidates when stored rows enter here (build plan 6.5).
+SPIKE_FLAGS = (
+    "is_vol_spike_m_1",
+    "is_price_spike_up_m_1",
+    "is_price_spike_down_m_1",
+    "is_oi_spike_up_m_5",
+    "is_oi_spike_down_m_5",
+)
 
-Marked = tuple[Row, tuple[Candidate, ...]]
+# A row and its candidates; None where rows entered without any.
+Marked = tuple[Row, tuple[Candidate, ...] | None]
 
 
 class Past(msgspec.Struct):
@@ -55,7 +66,9 @@ class ContextState(msgspec.Struct):
     past: dict[int, Past] = {}
     last: dict[str, dict[int, Row]] = {}
     revisions: dict[str, int] = {}
-    shock_count: dict[str, int] = {}
+    spiked: dict[int, bool] = {}
+    approx: bool = False
+    stale_min: dict[int, int] = {}
     universe: UniverseState = msgspec.field(default_factory=UniverseState)
 
 
@@ -66,7 +79,6 @@ class Context:
         self._packs = packs
         self._policy = packs.universe
         self._detectors: dict[str, Detector] = {d.detector_id: d for d in packs.detectors}
-        self.on_change = list[Change]()
 
     def initial(self) -> ContextState:
         """Return the state before the first minute."""
@@ -82,18 +94,15 @@ class Context:
         self, state: ContextState, phase: Phase, items: list[RowItem]
     ) -> list[MarketPhase | ScoreItem]:
         if not phase.final:
-            state.last, state.revisions, state.shock_count = {}, {}, {}
-        marked = [
-            (row, candidates)
-            for item in items
-            for row, candidates in zip(item.rows, item.candidates, strict=True)
-        ]
-        for row, _ in marked:
+            state.last, state.revisions, state.spiked, state.approx = {}, {}, {}, False
+        marked = [pair for item in items for pair in _pairs(item)]
+        for row, candidates in marked:
             state.last.setdefault(row.tf, {})[row.asset_uid] = row
-            if row.tf == "1m":
+            if row.tf == MINUTE_TF:
                 self._remember(state, row)
-        if not phase.final:
-            self._move_membership(state, phase, marked)
+                state.spiked[row.asset_uid] = self._is_spiked(row, candidates)
+                state.approx = state.approx or candidates is None
+        change = None if phase.final else self._move_membership(state, phase, marked)
         frames = tuple(self._frame(state, tf, phase) for tf in sorted({r.tf for r, _ in marked}))
         state.last = {
             tf: {uid: self._with_membership(state, row) for uid, row in rows.items()}
@@ -104,14 +113,15 @@ class Context:
                 phase,
                 item.asset_uid,
                 tuple(state.last[row.tf][item.asset_uid] for row in item.rows),
-                item.candidates,
+                tuple(candidates or () for _, candidates in _pairs(item)),
                 frames,
             )
             for item in items
         ]
         rows = tuple(row for entry in joined for row in entry.rows)
         market = ScoreItem(phase, MARKET_UID, (), (), frames)
-        return [MarketPhase(phase, frames, rows), market, *joined]
+        changes = () if change is None else (change,)
+        return [MarketPhase(phase, frames, rows, changes), market, *joined]
 
     # --- membership --------------------------------------------------------------------------
 
@@ -126,40 +136,63 @@ class Context:
         if len(past.labels) > self._policy.l1_min:
             del past.labels[0], past.volumes[0]
 
-    def _move_membership(self, state: ContextState, phase: Phase, marked: list[Marked]) -> None:
-        """Universe, then heat, then the shock count, for the minute that is being closed."""
-        label = phase.minute_ms
-        present = [row.asset_uid for row, _ in marked if row.tf == "1m"]
-        volumes = {uid: _sum_since(state.past[uid], 0) for uid in present}
-        ranking = universe.composite_ranks(volumes, dict.fromkeys(present), self._policy)
-        change = universe.step_membership(state.universe, label, ranking, self._policy)
-        if change is not None:
-            self.on_change.append(change)
-        breadth_before = self._shocks(state, marked)
+    def _move_membership(
+        self, state: ContextState, phase: Phase, marked: list[Marked]
+    ) -> Change | None:
+        """Universe, then heat, for the minute that is being closed."""
+        label, policy = phase.minute_ms, self._policy
+        rows = [row for row, _ in marked if row.tf == MINUTE_TF]
+        since = label - policy.l1_min * MINUTE_MS
+        volumes = {row.asset_uid: _sum_since(state.past[row.asset_uid], since) for row in rows}
+        ranking = universe.composite_ranks(volumes, dict.fromkeys(volumes), policy)
+        dead = self._dead(state, rows, volumes)
+        change = universe.step_membership(state.universe, label, ranking, policy, dead)
+        universe.heat(state.universe, label, self._found(state, marked), policy)
+        return change
+
+    def _dead(
+        self, state: ContextState, rows: list[Row], volumes: dict[int, float]
+    ) -> frozenset[int]:
+        """Return the assets that were stale for too long and hardly traded (plan 7.6)."""
+        policy = self._policy
+        stale = {row.asset_uid for row in rows if row.columns["dq_status"] == DQ_STALE}
+        state.stale_min = {uid: state.stale_min.get(uid, 0) + 1 for uid in volumes if uid in stale}
+        return frozenset(
+            uid
+            for uid, minutes in state.stale_min.items()
+            if minutes >= policy.t_stale_min and volumes[uid] < policy.dead_quote
+        )
+
+    def _found(self, state: ContextState, marked: list[Marked]) -> dict[int, tuple[int, str]]:
+        """Return per asset the strongest candidate that makes it hot, without novelty."""
+        shocks = self._shocks(state)
         found: dict[int, tuple[int, str]] = {}
         for row, candidates in marked:
-            for candidate in candidates:
-                if candidate.gate is None:
-                    detector = self._detectors[candidate.detector_id]
-                    severity = rate(
-                        self._packs.scoring, detector, candidate, row, breadth_before, novelty=0.0
-                    )
-                    found[row.asset_uid] = max(
-                        found.get(row.asset_uid, (-1, "")), (severity, detector.subtype)
-                    )
-        universe.heat(state.universe, label, found, self._policy)
-        state.shock_count["1m"] = self._shocks(state, marked)
+            for candidate in candidates or ():
+                if candidate.gate is not None:
+                    continue
+                detector = self._detectors[candidate.detector_id]
+                severity = rate(self._packs.scoring, detector, candidate, row, shocks, novelty=0.0)
+                if universe.is_hot_enough(severity, detector.subtype, self._policy):
+                    known = found.get(row.asset_uid, (-1, ""))
+                    found[row.asset_uid] = max(known, (severity, detector.subtype))
+        return found
 
-    def _shocks(self, state: ContextState, marked: list[Marked]) -> int:
+    def _is_spiked(self, row: Row, candidates: tuple[Candidate, ...] | None) -> bool:
+        """Tell whether an asset counts as shocked: by its candidates, else by its flags."""
+        if candidates is None:
+            return any(row.columns.get(name) is True for name in SPIKE_FLAGS)
+        return any(
+            self._detectors[candidate.detector_id].event_class == SPIKE
+            for candidate in candidates
+            if candidate.gate is None
+        )
+
+    def _shocks(self, state: ContextState) -> int:
         """Count the covered assets with a spike-class candidate that passed the gates."""
         count = 0
-        for row, candidates in marked:
-            covered = _covered(state.universe, row.asset_uid)
-            if covered and row.tf == "1m":
-                classes = [
-                    self._detectors[c.detector_id].event_class for c in candidates if c.gate is None
-                ]
-                count += SPIKE in classes
+        for uid, spiked in state.spiked.items():
+            count += spiked and _covered(state.universe, uid)
         return count
 
     def _with_membership(self, state: ContextState, row: Row) -> Row:
@@ -177,8 +210,8 @@ class Context:
         symbols = [row.symbol for row in ranking]
         columns: Columns = {
             **self._leader(state, eligible, ranking, rows),
-            "shock_count_5s": state.shock_count.get(tf, 0),
-            "approx": False,
+            "shock_count_5s": self._shocks(state) if tf == MINUTE_TF else 0,
+            "approx": state.approx,
             "rs_top": symbols[:RS_LIST_LENGTH],
             "rs_bottom": symbols[::-1][:RS_LIST_LENGTH],
             "return_dispersion_m_5": _dispersion_of(eligible, "ret_m_5"),
@@ -228,6 +261,13 @@ class Context:
 
 
 # --- helpers -------------------------------------------------------------------------------------
+
+
+def _pairs(item: RowItem) -> list[Marked]:
+    """Return an item's rows, each with its candidates."""
+    if item.rows and not item.candidates:
+        return [(row, None) for row in item.rows]
+    return list(zip(item.rows, item.candidates, strict=True))
 
 
 def _covered(state: UniverseState, uid: int) -> bool:

@@ -105,6 +105,8 @@ def gate_of(columns: Columns) -> str | None:
 
 
 def _flag(detector: Detector, columns: Columns) -> bool | None:
-    """A cheap flag: the trigger alone, gated by illiquidity; NULL while an operand is."""
+    """A cheap flag: the trigger alone, on a minute that is ok and liquid; NULL with an operand."""
     value = detector.trigger.evaluate(columns)
-    return None if value is None else bool(value) and not columns["illiquidity_hit"]
+    if value is None:
+        return None
+    return bool(value) and columns["dq_status"] == DQ_OK and not columns["illiquidity_hit"]

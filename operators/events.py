@@ -71,6 +71,7 @@ def draft_event(
     *,
     packs: Packs,
     producer: str,
+    git_commit: str | None,
     phase: Phase,
     row: Row,
     frame: Frame,
@@ -79,7 +80,11 @@ def draft_event(
     first_seen_ms: int,
     coalesced: list[str],
 ) -> dict[str, Any]:
-    """Return the event as a JSON object; numbers are the row's, already rounded."""
+    """Return the event as a JSON object; numbers are the row's, already rounded.
+
+    git_commit : of the build, where it was recorded; None from a checkout, so that the same log
+    gives the same bytes there.
+    """
     columns = row.columns
     event: dict[str, Any] = {
         "v": CONTRACT_VERSION,
@@ -115,6 +120,7 @@ def draft_event(
             "feature_pack": packs.feature_pack,
             "detector_pack": packs.detector_pack,
             "config_hash": packs.config_hash,
+            "git_commit": git_commit,
             "universe_policy_rev": packs.universe.universe_policy_rev,
             "source_lag_ms": columns["ingest_lag_ms"],
             "clock_skew_ms": columns["clock_skew_ms"],

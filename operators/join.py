@@ -30,13 +30,13 @@ class Join(msgspec.Struct, Generic[T]):
         Each asset sends its phases in order, so they complete in order; anything else is a bug.
         """
         key = 2 * phase.minute_ms + phase.final
+        assert key > self.done, f"asset {asset_uid} sent {phase} after {self.done} was complete"
         collected = self.pending.setdefault(key, {})
         assert len(self.pending) <= PENDING_PHASES_MAX, f"join stuck since {min(self.pending)}"
         assert asset_uid not in collected, f"asset {asset_uid} sent {phase} twice"
         collected[asset_uid] = item
         if len(collected) < expected:
             return None
-        assert key > self.done, f"{phase} completed after {self.done}"
         self.done = key
         del self.pending[key]
         return [collected[uid] for uid in sorted(collected)]

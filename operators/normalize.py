@@ -26,7 +26,7 @@ from operators.lattice import HOUR_MS, MINUTE_MS, day_of
 from operators.quality import grade
 from operators.records import Bar, BarItem, Columns, Row, RowItem
 from packs import schema
-from packs.loader import Packs
+from packs.loader import Detector, Packs
 from packs.schema import FeaturePack
 
 TF = "1m"
@@ -193,6 +193,7 @@ class Normalize:
         label = bar.exchange_ts_ms
         clamps: dict[str, tuple[float, float]] = {}
         warmup = False
+        floored = []
         for column in self._features.normalised:
             baseline = state.baselines.get(column.feature)
             if baseline is None:
@@ -207,12 +208,15 @@ class Normalize:
                 robust=self._robust,
             )
             self._write(column, result, columns, clamps)
+            if result.floored and result.z is not None:
+                floored.append(column.feature)
             fed_by = "mid_close" if column.source.startswith("ret_") else column.source
             if fed_by in bar.columns and column.feature in self._warm:
                 warmup = warmup or baseline.n < self._robust.min_samples
             if column.feature == "vol":
                 columns["q_confidence"] = result.confidence
         columns["warmup"] = warmup
+        columns["scale_floored"] = floored
         return clamps
 
     def _write(
@@ -282,9 +286,14 @@ def _features_in_use(packs: Packs) -> frozenset[str]:
         name
         for detector in packs.detectors
         if detector.enabled and detector.mode != "off" and TF in detector.tfs
-        for name in detector.required
+        for name in _looked_at(detector)
     }
     return frozenset(c.feature for c in packs.features.normalised if c.z in needed)
+
+
+def _looked_at(detector: Detector) -> set[str]:
+    support = detector.secondary.names if detector.secondary is not None else ()
+    return {*detector.required, *detector.inputs, *support}
 
 
 def _input_of(column: schema.Normalised, columns: Columns) -> float | None:

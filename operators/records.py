@@ -230,9 +230,20 @@ class Published(msgspec.Struct, frozen=True):
     suppressed: tuple[Suppression, ...]
 
 
+class Change(msgspec.Struct, frozen=True):
+    """One revision of the universe's membership, for the audit; reasons by asset_uid."""
+
+    revision: int
+    exchange_ts_ms: int
+    added: tuple[int, ...]
+    removed: tuple[int, ...]
+    reasons: dict[str, str]
+
+
 class MarketPhase(msgspec.Struct, frozen=True):
     """A phase after the join: frames, and every row with its membership, in asset order."""
 
     phase: Phase
     frames: tuple[Frame, ...]
     rows: tuple[Row, ...]
+    changes: tuple[Change, ...] = ()

@@ -65,11 +65,13 @@ class Scored(msgspec.Struct, frozen=True):
 class Score:
     """`ScoreItem` in, `ScoredItem` out, one asset at a time."""
 
-    def __init__(self, packs: Packs, producer: str) -> None:
+    def __init__(self, packs: Packs, producer: str, git_commit: str | None = None) -> None:
         self._packs = packs
         self._producer = producer
+        self._git_commit = git_commit
         self._detectors = {d.detector_id: d for d in packs.detectors}
         self._order = {d.detector_id: index for index, d in enumerate(packs.detectors)}
+        self.nulls: dict[str, int] = {}
         self._on_frames = [
             d for d in packs.detectors if d.needs_frame and d.enabled and d.mode != "off"
         ]
@@ -100,7 +102,10 @@ class Score:
         for detector in self._on_frames:
             if row.tf in detector.tfs:
                 columns = {**frame.columns, **named(row)}
-                if detector.fires(columns):
+                fired = detector.fires(columns)
+                if fired is None:
+                    self.nulls[detector.detector_id] = self.nulls.get(detector.detector_id, 0) + 1
+                elif fired:
                     found.append(candidate_of(detector, columns, row))
         return found
 
@@ -173,6 +178,7 @@ class Score:
         payload = draft_event(
             packs=self._packs,
             producer=self._producer,
+            git_commit=self._git_commit,
             phase=item.phase,
             row=row,
             frame=frame,

@@ -14,7 +14,12 @@ from typing import Any
 import msgspec
 
 from operators.lattice import MINUTE_MS
+from operators.records import Change
 from packs.schema import UniversePolicy
+
+DELISTED = "delisted"
+HARD_EXIT = "hard_exit"
+AT_ONCE = (DELISTED, HARD_EXIT)
 
 
 class Member(msgspec.Struct):
@@ -41,16 +46,6 @@ class UniverseState(msgspec.Struct):
     changed_ms: int = 0
     members: dict[int, Member] = {}
     hot: dict[int, Hot] = {}
-
-
-class Change(msgspec.Struct, frozen=True):
-    """One revision of the membership, for the audit."""
-
-    revision: int
-    exchange_ts_ms: int
-    added: tuple[int, ...]
-    removed: tuple[int, ...]
-    reasons: dict[str, str]
 
 
 def ranks(values: Mapping[int, float]) -> dict[int, int]:
@@ -84,16 +79,26 @@ def composite_ranks(
 
 
 def step_membership(
-    state: UniverseState, label_ms: int, rank_of: Mapping[int, int], policy: UniversePolicy
+    state: UniverseState,
+    label_ms: int,
+    rank_of: Mapping[int, int],
+    policy: UniversePolicy,
+    dead: frozenset[int] = frozenset(),
 ) -> Change | None:
-    """Move the membership on by one minute; return the change, None if there is none."""
+    """Move the membership on by one minute; return the change, None if there is none.
+
+    dead : members to drop at once, in spite of freeze and dwell (build plan 7.6).
+    """
     for uid in rank_of:
         state.members.setdefault(uid, Member())
-    added, reasons = _entries(state, rank_of, policy)
-    removed = _exits(state, label_ms, rank_of, policy, reasons)
+    for uid, member in state.members.items():
+        if uid not in rank_of:  # absent: a streak is of minutes in a row
+            member.entry_streak = 0
+    added, reasons = _entries(state, rank_of, policy, dead)
+    removed = _exits(state, label_ms, rank_of, policy, dead, reasons)
     frozen = label_ms - state.changed_ms < policy.freeze_min * MINUTE_MS
     if state.revision > 0 and frozen:
-        added, removed = [], [uid for uid in removed if reasons[uid] == "delisted"]
+        added, removed = [], [uid for uid in removed if reasons[uid] in AT_ONCE]
     if not added and not removed:
         return None
     for uid in added:
@@ -107,7 +112,10 @@ def step_membership(
 
 
 def _entries(
-    state: UniverseState, rank_of: Mapping[int, int], policy: UniversePolicy
+    state: UniverseState,
+    rank_of: Mapping[int, int],
+    policy: UniversePolicy,
+    dead: frozenset[int],
 ) -> tuple[list[int], dict[int, str]]:
     """Count entry streaks; the very first membership is filled at once."""
     reasons: dict[int, str] = {}
@@ -118,6 +126,8 @@ def _entries(
     for uid in sorted(rank_of):
         member = state.members[uid]
         member.entry_streak = member.entry_streak + 1 if rank_of[uid] <= band else 0
+        if uid in dead:
+            member.entry_streak = 0
         if not member.since_ms and member.entry_streak >= streak:
             added.append(uid)
             reasons[uid] = "entry"
@@ -129,6 +139,7 @@ def _exits(
     label_ms: int,
     rank_of: Mapping[int, int],
     policy: UniversePolicy,
+    dead: frozenset[int],
     reasons: dict[int, str],
 ) -> list[int]:
     removed = []
@@ -138,7 +149,11 @@ def _exits(
             continue
         if uid not in rank_of:
             removed.append(uid)
-            reasons[uid] = "delisted"
+            reasons[uid] = DELISTED
+            continue
+        if uid in dead:
+            removed.append(uid)
+            reasons[uid] = HARD_EXIT
             continue
         outside = rank_of[uid] > policy.exit_band.n_exit
         member.exit_streak = member.exit_streak + 1 if outside else 0
@@ -164,13 +179,18 @@ def heat(
         del state.hot[uid]
     hotlist = policy.hotlist
     for uid, (severity, subtype) in sorted(found.items()):
-        if severity < hotlist.s_hot and subtype not in hotlist.subtypes:
+        if not is_hot_enough(severity, subtype, policy):
             continue
         ttl_ms = int((hotlist.ttl_base_min + hotlist.ttl_k_min_per_point * severity) * MINUTE_MS)
         known = state.hot.get(uid)
         started = known.started_ms if known else label_ms
         expires = max(label_ms + ttl_ms, known.expires_ms if known else 0)
         state.hot[uid] = Hot(subtype, started, expires)
+
+
+def is_hot_enough(severity: int, subtype: str, policy: UniversePolicy) -> bool:
+    """Tell whether a candidate of this severity and subtype makes its asset hot (plan 7.4)."""
+    return severity >= policy.hotlist.s_hot or subtype in policy.hotlist.subtypes
 
 
 def membership(state: UniverseState, uid: int) -> dict[str, Any]:

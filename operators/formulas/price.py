@@ -16,7 +16,7 @@ def simple_return(now: float | None, before: float | None) -> float | None:
     >>> simple_return(101.0, None) is None
     True
     """
-    if now is None or before is None or before <= 0.0:
+    if now is None or before is None or before <= 0.0 or now <= 0.0:
         return None
     return (now - before) / before
 

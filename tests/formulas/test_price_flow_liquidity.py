@@ -1,0 +1,414 @@
+"""Formulas of one minute and of one cross-section against exact arithmetic."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+from collections.abc import Sequence
+from fractions import Fraction
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from operators.formulas.crosssection import dispersion, lead_index
+from operators.formulas.flow import notional, slope
+from operators.formulas.liquidity import Span, is_crossed, mid_at, spans, spread_columns
+from operators.formulas.price import range_ratio, realized_volatility, simple_return
+from operators.records import Quote, Trade
+
+ULP = Fraction(1, 2**52)  # one unit in the last place of 1.0
+
+prices = st.floats(1e-6, 1e6)
+
+
+def close_to(found: float | None, exact: Fraction, *, ulps: int, scale: Fraction | int = 0) -> bool:
+    """Return whether a result is within some ulps of the exact value (or of a larger scale)."""
+    assert found is not None
+    reach = max(abs(exact), Fraction(scale))
+    return abs(Fraction(found) - exact) <= ulps * ULP * reach
+
+
+# --- price ---------------------------------------------------------------------------------------
+
+
+@given(prices, prices)
+def test_oracle_simple_return(now: float, before: float) -> None:
+    """One subtraction and one division, each rounded once."""
+    exact = (Fraction(now) - Fraction(before)) / Fraction(before)
+    assert close_to(simple_return(now, before), exact, ulps=2)
+
+
+@pytest.mark.parametrize(
+    ("now", "before"), [(None, 100.0), (100.0, None), (None, None), (100.0, 0.0), (100.0, -1.0)]
+)
+def test_no_return_without_two_prices(now: float | None, before: float | None) -> None:
+    """A missing or impossible price gives NULL, never 0."""
+    assert simple_return(now, before) is None
+
+
+@pytest.mark.parametrize("now", [0.0, -1.0])
+def test_no_return_to_a_price_that_is_not_positive(now: float) -> None:
+    """NULL if either price is not positive."""
+    assert simple_return(now, 100.0) is None
+
+
+@given(st.lists(st.floats(1e-3, 1e5), min_size=2, max_size=60))
+def test_oracle_realized_volatility(mids: list[float]) -> None:
+    """The root of the summed squares of log changes, as the C library has them."""
+    changes = [math.log(b / a) for a, b in pairwise(mids)]
+    expected = math.sqrt(math.fsum(change * change for change in changes))
+    found = realized_volatility(mids)
+    assert found is not None
+    assert math.isclose(found, expected, rel_tol=1e-12, abs_tol=1e-12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.floats(1.0, 2.0), st.integers(1, 4)), min_size=1, max_size=20))
+def test_property_repeated_mids_add_no_volatility(runs: list[tuple[float, int]]) -> None:
+    """A quote that is sent again does not move the price."""
+    repeated = [mid for mid, times in runs for _ in range(times)] + [runs[-1][0]]
+    once = [mid for mid, _ in runs] + [runs[-1][0]]
+    assert realized_volatility(repeated) == realized_volatility(once)
+
+
+@pytest.mark.parametrize(
+    ("mids", "expected"), [([], None), ([100.0], None), ([100.0] * 2, 0.0), ([100.0] * 9, 0.0)]
+)
+def test_volatility_needs_two_mids(mids: list[float], expected: float | None) -> None:
+    """No mid and one mid say nothing; two equal ones say that nothing moved."""
+    assert realized_volatility(mids) == expected
+
+
+@given(prices, prices, prices)
+def test_oracle_range_ratio(one: float, other: float, mid: float) -> None:
+    """The range of the minute in units of its mid."""
+    high, low = max(one, other), min(one, other)
+    exact = (Fraction(high) - Fraction(low)) / Fraction(mid)
+    assert close_to(range_ratio(high, low, mid), exact, ulps=2)
+
+
+@pytest.mark.parametrize(
+    ("high", "low", "mid"),
+    [(None, 1.0, 1.0), (1.0, None, 1.0), (1.0, 1.0, None), (1.0, 1.0, 0.0), (1.0, 1.0, -1.0)],
+)
+def test_no_range_without_its_inputs(
+    high: float | None, low: float | None, mid: float | None
+) -> None:
+    """NULL where an input is."""
+    assert range_ratio(high, low, mid) is None
+
+
+def test_a_flat_minute_has_no_range() -> None:
+    """Zero is a measurement here, not a missing one."""
+    assert range_ratio(100.0, 100.0, 100.0) == 0.0
+
+
+# --- flow ----------------------------------------------------------------------------------------
+
+
+def trade(px: float, sz: float, *, buy: bool) -> Trade:
+    """Return a print; only price, size and side matter here."""
+    return Trade(0, 0, px, sz, buy, 1)
+
+
+trades = st.lists(
+    st.builds(trade, st.floats(1e-4, 1e5), st.floats(1e-4, 1e4), buy=st.booleans()), max_size=40
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(trades)
+def test_oracle_notional(prints: list[Trade]) -> None:
+    """Each sum is the exact sum of the products, rounded once."""
+    parts = [(Fraction(t.px * t.sz), t.is_buy) for t in prints]
+    expected = (
+        float(sum(part for part, is_buy in parts if is_buy)),
+        float(sum(part for part, is_buy in parts if not is_buy)),
+        float(sum(part for part, _ in parts)),
+    )
+    assert notional(prints) == expected
+    exact = sum((Fraction(t.px) * Fraction(t.sz) for t in prints), Fraction(0))
+    assert close_to(notional(prints)[2], exact, ulps=2)
+
+
+@settings(max_examples=40, deadline=None)
+@given(trades, st.randoms(use_true_random=False))
+def test_property_notional_has_no_order(prints: list[Trade], rng: random.Random) -> None:
+    """The same prints in any order give the same bits."""
+    shuffled = prints.copy()
+    rng.shuffle(shuffled)
+    assert notional(shuffled) == notional(prints)
+
+
+def test_no_prints_is_no_volume() -> None:
+    """Zero volume is known, not missing."""
+    assert notional([]) == (0.0, 0.0, 0.0)
+
+
+def least_squares(levels: Sequence[Fraction]) -> Fraction:
+    """Return the slope of a line through (0, levels[0]), (1, levels[1]), … by the textbook."""
+    n = len(levels)
+    sx, sy = Fraction(n * (n - 1), 2), sum(levels, Fraction(0))
+    sxx = Fraction(sum(x * x for x in range(n)))
+    sxy = sum((x * y for x, y in enumerate(levels)), Fraction(0))
+    return (n * sxy - sx * sy) / (n * sxx - sx * sx)
+
+
+def levels_of(deltas: Sequence[float]) -> list[Fraction]:
+    """Return the running sums, exactly."""
+    return [sum(map(Fraction, deltas[: k + 1]), Fraction(0)) for k in range(len(deltas))]
+
+
+@given(st.lists(st.integers(-(2**30), 2**30), min_size=2, max_size=30))
+def test_oracle_slope_of_whole_numbers_is_exact(deltas: list[int]) -> None:
+    """Levels that a double holds exactly give the correctly rounded slope, up to the division."""
+    exact = least_squares(levels_of(deltas))
+    assert close_to(slope([float(delta) for delta in deltas]), exact, ulps=1)
+
+
+@given(st.lists(st.floats(-1e9, 1e9), min_size=2, max_size=30))
+def test_oracle_slope(deltas: list[float]) -> None:
+    """Of any numbers it is right relative to the levels it runs over."""
+    levels = levels_of(deltas)
+    scale = max(abs(level) for level in levels) + max(abs(Fraction(d)) for d in deltas)
+    assert close_to(slope(deltas), least_squares(levels), ulps=2 * len(deltas), scale=scale)
+
+
+@given(st.lists(st.integers(-1000, 1000), min_size=4, max_size=4), st.integers(-(10**6), 10**6))
+def test_property_the_level_before_does_not_matter(deltas: list[int], anchor: int) -> None:
+    """Only differences of levels count: the first delta, like the daily anchor, drops out."""
+    assert slope([float(anchor), *map(float, deltas)]) == slope([0.0, *map(float, deltas)])
+
+
+@pytest.mark.parametrize(
+    ("deltas", "expected"),
+    [([7.0, 3.0], 3.0), ([0.0] * 5, 0.0), ([1.0] * 5, 1.0), ([-2.0] * 9, -2.0)],
+)
+def test_slope_of_simple_flows(deltas: list[float], expected: float) -> None:
+    """Two bars, no flow, steady flow."""
+    assert slope(deltas) == expected
+
+
+@pytest.mark.parametrize("deltas", [[], [1.0]])
+def test_one_bar_has_no_slope(deltas: list[float]) -> None:
+    """Asking for it is a bug of the caller."""
+    with pytest.raises(AssertionError):
+        slope(deltas)
+
+
+# --- liquidity -----------------------------------------------------------------------------------
+
+START, END = 1000, 1040  # a short minute: the naive walk visits each of its milliseconds
+Side = float | None
+
+
+def quote(at_ms: int, bid: Side = 99.0, ask: Side = 101.0) -> Quote:
+    """Return a top of book."""
+    return Quote(0, at_ms, bid, None if bid is None else 1.0, ask, None if ask is None else 1.0)
+
+
+def in_force(carry: Quote | None, quotes: Sequence[Quote], at_ms: int) -> Quote | None:
+    """Return the last quote at or before an instant, by looking at all of them."""
+    known = [q for q in quotes if q.time_ms <= at_ms]
+    return known[-1] if known else carry
+
+
+def naive_mid(top: Quote | None) -> float | None:
+    """Return the middle of a two-sided top."""
+    if top is None or top.bid_px is None or top.ask_px is None:
+        return None
+    return (top.bid_px + top.ask_px) / 2
+
+
+sides = st.none() | st.integers(0, 40)
+tops = st.builds(
+    lambda at, bid, ask: quote(
+        at,
+        None if bid is None else 100 - bid / 4,
+        None if ask is None else 100 + ask / 4,
+    ),
+    st.integers(START, END - 1),
+    sides,
+    sides,
+)
+quote_lists = st.lists(tops, max_size=10).map(lambda qs: sorted(qs, key=lambda q: q.time_ms))
+carries = st.none() | tops
+
+
+@settings(max_examples=40, deadline=None)
+@given(carries, quote_lists)
+def test_oracle_spans_cover_each_millisecond_once(carry: Quote | None, quotes: list[Quote]) -> None:
+    """Walking the minute millisecond by millisecond finds the same top in the same place."""
+    covered = spans(carry, quotes, START, END)
+    assert all(a.to_ms == b.from_ms for a, b in pairwise(covered))
+    assert not covered or covered[-1].to_ms == END
+    for ms in range(START, END):
+        top = in_force(carry, quotes, ms)
+        holding = [span for span in covered if span.from_ms <= ms < span.to_ms]
+        if top is None:
+            assert holding == []
+        else:
+            (span,) = holding
+            assert (span.bid, span.ask) == (top.bid_px, top.ask_px)
+
+
+@settings(max_examples=40, deadline=None)
+@given(carries, quote_lists)
+def test_oracle_mid_at(carry: Quote | None, quotes: list[Quote]) -> None:
+    """At every instant the mid of the last quote at or before it."""
+    covered = spans(carry, quotes, START, END)
+    for at_ms in range(START - 3, END + 3):
+        top = None if at_ms < START else in_force(carry, quotes, at_ms)
+        assert mid_at(covered, at_ms) == naive_mid(top)
+
+
+@settings(max_examples=40, deadline=None)
+@given(carries, quote_lists)
+def test_oracle_spread_columns(carry: Quote | None, quotes: list[Quote]) -> None:
+    """Mean and 95th percentile of the spreads of all milliseconds that have one, exactly."""
+    each = []
+    for ms in range(START, END):
+        top = in_force(carry, quotes, ms)
+        if top is not None and top.bid_px is not None and top.ask_px is not None:
+            each.append(Fraction(top.ask_px) - Fraction(top.bid_px))
+    mean, p95 = spread_columns(spans(carry, quotes, START, END))
+    if not each:
+        assert (mean, p95) == (None, None)
+        return
+    enough = [s for s in each if sum(t <= s for t in each) * 100 >= 95 * len(each)]
+    assert mean == float(sum(each, Fraction(0)) / len(each))
+    assert p95 == float(min(enough))
+
+
+def test_spans_of_a_minute() -> None:
+    r"""What held before, then two quotes; the last one of an instant holds.
+
+    START      +10           +40        END
+      |- carry -|---- 98/102 -|-- 97/ -- |
+                (99/101 for 0 ms)
+    """
+    covered = spans(
+        quote(START - 500, 95.0, 105.0),
+        [quote(START + 10), quote(START + 10, 98.0, 102.0), quote(START + 30, 97.0, None)],
+        START,
+        END,
+    )
+    assert covered == [
+        Span(START, START + 10, 95.0, 105.0),
+        Span(START + 10, START + 10, 99.0, 101.0),
+        Span(START + 10, START + 30, 98.0, 102.0),
+        Span(START + 30, END, 97.0, None),
+    ]
+    assert [span.mid for span in covered] == [100.0, 100.0, 100.0, None]
+    assert spread_columns(covered) == ((10 * 10 + 20 * 4) / 30, 10.0)
+
+
+def test_a_minute_that_nobody_quoted() -> None:
+    """No spans, no mid, no spread."""
+    assert spans(None, [], START, END) == []
+    assert mid_at([], START) is None
+    assert spread_columns([]) == (None, None)
+
+
+def test_one_value_held_all_minute() -> None:
+    """A book that never moves has one spread, also at the 95th percentile."""
+    covered = spans(quote(0), [], START, END)
+    assert covered == [Span(START, END, 99.0, 101.0)]
+    assert spread_columns(covered) == (2.0, 2.0)
+    assert mid_at(covered, END) == 100.0
+
+
+@pytest.mark.parametrize(("wide_ms", "p95"), [(0, 2.0), (50, 2.0), (51, 6.0), (1000, 6.0)])
+def test_the_percentile_is_reached_at_95_percent_of_the_time(wide_ms: int, p95: float) -> None:
+    """A spread that held for 5 % of a second does not count, for a millisecond more it does."""
+    quotes = [quote(2000 - wide_ms, 97.0, 103.0)]
+    assert spread_columns(spans(quote(0), quotes, 1000, 2000))[1] == p95
+
+
+def test_a_locked_book_has_a_spread_of_zero() -> None:
+    """Bid equal to ask is two-sided: zero is the spread, not a missing one."""
+    assert spread_columns(spans(quote(0, 100.0, 100.0), [], START, END)) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("bid", "ask", "crossed"),
+    [
+        (99.0, 101.0, False),
+        (100.0, 100.0, False),
+        (101.0, 99.0, True),
+        (None, 99.0, False),
+        (101.0, None, False),
+        (None, None, False),
+    ],
+)
+def test_only_a_bid_above_the_ask_contradicts_itself(bid: Side, ask: Side, crossed: bool) -> None:
+    """Locked and one-sided books are odd but possible."""
+    assert is_crossed(quote(0, bid, ask)) is crossed
+
+
+# --- cross-section -------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(-(10**6), 10**6), min_size=2, max_size=60))
+def test_oracle_dispersion(values: list[int]) -> None:
+    """The population standard deviation as the standard library has it, in exact arithmetic."""
+    expected = math.sqrt(statistics.pvariance([Fraction(value, 1024) for value in values]))
+    found = dispersion([value / 1024 for value in values])
+    assert found is not None
+    assert math.isclose(found, expected, rel_tol=1e-12, abs_tol=1e-9)
+
+
+@settings(max_examples=50)
+@given(st.lists(st.floats(-1e3, 1e3), max_size=40), st.randoms(use_true_random=False))
+def test_property_dispersion_has_no_order(values: list[float], rng: random.Random) -> None:
+    """The same assets in any order give the same bits."""
+    shuffled = values.copy()
+    rng.shuffle(shuffled)
+    assert dispersion(shuffled) == dispersion(values)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"), [([], None), ([3.0], None), ([3.0, 3.0], 0.0), ([-1.0, 1.0], 1.0)]
+)
+def test_dispersion_needs_two_assets(values: list[float], expected: float | None) -> None:
+    """One asset does not differ from itself."""
+    assert dispersion(values) == expected
+
+
+def sign(value: float | None) -> int:
+    """Return -1, 0 or 1; a missing value has no sign."""
+    return 0 if value is None else (value > 0) - (value < 0)
+
+
+@given(
+    st.floats(-0.2, 0.2),
+    st.floats(-9.0, 9.0),
+    st.none() | st.just(0.0) | st.floats(-0.1, 0.1),
+)
+def test_oracle_lead_index(ret: float, z_vol: float, oi_roc: float | None) -> None:
+    """Build plan 6.4, term by term."""
+    agree = max(0, sign(ret) * sign(oi_roc))
+    exact = abs(Fraction(ret)) * max(Fraction(z_vol), Fraction(0)) * (1 + Fraction(agree, 2))
+    assert close_to(lead_index(ret, z_vol, oi_roc), exact, ulps=2, scale=Fraction(1, 2**1000))
+
+
+@pytest.mark.parametrize(
+    ("ret", "z_vol", "oi_roc", "expected"),
+    [
+        (0.5, 2.0, None, 1.0),
+        (0.5, 2.0, 0.25, 1.5),
+        (-0.5, 2.0, -0.25, 1.5),
+        (0.5, 2.0, -0.25, 1.0),
+        (0.5, 2.0, 0.0, 1.0),
+        (0.0, 2.0, 0.25, 0.0),
+        (0.5, -2.0, 0.25, 0.0),
+    ],
+)
+def test_lead_needs_a_move_with_volume(
+    ret: float, z_vol: float, oi_roc: float | None, expected: float
+) -> None:
+    """Quiet volume never leads; open interest helps only where it agrees."""
+    assert lead_index(ret, z_vol, oi_roc) == expected

@@ -1,0 +1,415 @@
+"""A candidate is a trigger that held on one row, with what may speak against it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from operators.detect import Detect, clamp, gate_of
+from operators.records import Candidate, Columns, Phase, Row, RowItem
+from packs.loader import Packs, load_packs
+
+FOLDER = Path(__file__).parents[2] / "packs" / "detectors"
+RELEASED = {name: load_packs(detectors=FOLDER / f"{name}.yaml") for name in ("v0.1", "v0.2")}
+both_packs = pytest.mark.parametrize("name", RELEASED)
+T = 1_756_891_800_000
+FLAGS = {
+    "is_vol_spike_m_1": "spike.vol_spike_m_1",
+    "is_price_spike_up_m_1": "spike.price_spike_up_m_1",
+    "is_price_spike_down_m_1": "spike.price_spike_down_m_1",
+    "is_spread_stress_m_1": "shift.spread_stress_m_1",
+}
+
+# A calm minute on which nothing fires; every column that a shipped detector names is there.
+CALM: Columns = {
+    "dq_status": "ok",
+    "warmup": False,
+    "illiquidity_hit": False,
+    "ret_m_1": 0.0001,
+    "v_total_m_1": 60_000.0,
+    "trade_count_m_1": 40,
+    "spread_mean_m_1": 0.5,
+    "spread_p95_m_1": 0.75,
+    "z_vol_m_1": 0.25,
+    "z_ret_abs_m_1": -0.5,
+    "z_spread_m_1": 0.125,
+}
+
+
+def row(extras: dict[str, Any] | None = None, **columns: Any) -> Row:
+    """Return a calm row with other columns."""
+    return Row(0, "BTC", "1m", T, 0, {**CALM, **columns}, extras or {})
+
+
+def detect(step: Detect, *rows: Row) -> RowItem:
+    """Return the item of one phase."""
+    (out,) = step.step(None, RowItem(Phase(T, False, 1, T + 1500), 0, rows))
+    return out
+
+
+def found(name: str, row: Row) -> dict[str, Candidate]:
+    """Return the candidates of one row by detector."""
+    (candidates,) = detect(Detect(RELEASED[name]), row).candidates
+    return {candidate.detector_id: candidate for candidate in candidates}
+
+
+# --- triggers ------------------------------------------------------------------------------------
+
+# detector, columns that make it fire exactly at every threshold
+AT: dict[str, Columns] = {
+    "spike.vol_spike_m_1": {"z_vol_m_1": 3.0, "trade_count_m_1": 5},
+    "spike.price_spike_up_m_1": {"z_ret_abs_m_1": 2.5, "ret_m_1": 1e-9},
+    "spike.price_spike_down_m_1": {"z_ret_abs_m_1": 2.5, "ret_m_1": -1e-9},
+    "combo.price_up_volume_up_m_1": {
+        "z_ret_abs_m_1": 1.5,
+        "z_vol_m_1": 2.5,
+        "ret_m_1": 1e-9,
+        "trade_count_m_1": 5,
+    },
+    "shift.spread_stress_m_1": {"z_spread_m_1": 2.0},
+}
+# detector, a column, its value just below or beside the threshold
+BELOW = [
+    ("spike.vol_spike_m_1", "z_vol_m_1", 2.99999999999),
+    ("spike.vol_spike_m_1", "z_vol_m_1", -9.0),
+    ("spike.vol_spike_m_1", "trade_count_m_1", 4),
+    ("spike.price_spike_up_m_1", "z_ret_abs_m_1", 2.49999999999),
+    ("spike.price_spike_up_m_1", "ret_m_1", 0.0),
+    ("spike.price_spike_up_m_1", "ret_m_1", -0.01),
+    ("spike.price_spike_down_m_1", "z_ret_abs_m_1", 2.49999999999),
+    ("spike.price_spike_down_m_1", "ret_m_1", 0.0),
+    ("spike.price_spike_down_m_1", "ret_m_1", 0.01),
+    ("combo.price_up_volume_up_m_1", "z_ret_abs_m_1", 1.49999999999),
+    ("combo.price_up_volume_up_m_1", "z_vol_m_1", 2.49999999999),
+    ("combo.price_up_volume_up_m_1", "ret_m_1", 0.0),
+    ("combo.price_up_volume_up_m_1", "trade_count_m_1", 4),
+    ("shift.spread_stress_m_1", "z_spread_m_1", 1.99999999999),
+    ("shift.spread_stress_m_1", "z_spread_m_1", -2.0),
+]
+
+
+@both_packs
+def test_a_calm_minute_has_no_candidates(name: str) -> None:
+    """And no flag is true."""
+    out = detect(Detect(RELEASED[name]), row())
+    assert out.candidates == ((),)
+    assert [out.rows[0].columns[flag] for flag in FLAGS] == [False] * 4
+
+
+@both_packs
+@pytest.mark.parametrize("detector_id", AT)
+def test_a_trigger_holds_at_its_threshold(name: str, detector_id: str) -> None:
+    """Appendix B writes every threshold with a greater-or-equal sign."""
+    assert found(name, row(**AT[detector_id])).keys() == {detector_id}
+
+
+@both_packs
+@pytest.mark.parametrize(("detector_id", "column", "value"), BELOW)
+def test_a_trigger_is_silent_below_its_threshold(
+    name: str, detector_id: str, column: str, value: float
+) -> None:
+    """One part that does not hold is enough."""
+    assert detector_id not in found(name, row(**{**AT[detector_id], column: value}))
+
+
+@both_packs
+def test_one_minute_can_fire_several_detectors(name: str) -> None:
+    """A rush on a widening book; candidates come in the order of the pack."""
+    rush = row(z_vol_m_1=4.0, z_ret_abs_m_1=3.5, ret_m_1=0.01, z_spread_m_1=2.5)
+    assert list(found(name, rush)) == [
+        "spike.vol_spike_m_1",
+        "spike.price_spike_up_m_1",
+        "combo.price_up_volume_up_m_1",
+        "shift.spread_stress_m_1",
+    ]
+
+
+def test_every_shipped_detector_is_covered_here() -> None:
+    """A new one needs a line in the tables of this file."""
+    for packs in RELEASED.values():
+        assert {detector.detector_id for detector in packs.detectors} == AT.keys()
+
+
+@both_packs
+def test_every_row_of_a_phase_has_its_own_candidates(name: str) -> None:
+    """Identity and extras of the rows pass through untouched."""
+    extras = {"clamp": {"z_vol_m_1": (-4.0, 4.0)}}
+    out = detect(Detect(RELEASED[name]), row(), row(extras, z_vol_m_1=3.0))
+    assert [len(candidates) for candidates in out.candidates] == [0, 1]
+    assert [r.extras for r in out.rows] == [{}, extras]
+    for one in out.rows:
+        assert (one.asset_uid, one.symbol, one.tf, one.exchange_ts_ms) == (0, "BTC", "1m", T)
+
+
+@both_packs
+def test_an_empty_phase_stays_empty(name: str) -> None:
+    """A final phase without amendment."""
+    out = detect(Detect(RELEASED[name]))
+    assert (out.rows, out.candidates) == ((), ())
+
+
+def test_the_row_that_came_in_is_not_changed() -> None:
+    """Flags are set on a copy."""
+    given_row = row(z_vol_m_1=5.0)
+    detect(Detect(RELEASED["v0.2"]), given_row)
+    assert not given_row.columns.keys() & FLAGS.keys()
+
+
+# --- scores --------------------------------------------------------------------------------------
+
+
+def test_what_each_detector_hands_to_the_scorer() -> None:
+    """Primary and secondary: Appendix B for v0.1, numerics 9 for v0.2; no secondary counts 0."""
+    busy: Columns = {
+        "z_vol_m_1": 3.25,
+        "z_ret_abs_m_1": 2.75,
+        "z_spread_m_1": 2.25,
+        "ret_m_1": 0.01,
+    }
+    scores = {
+        name: {key: (c.primary, c.secondary) for key, c in found(name, row(**busy)).items()}
+        for name in RELEASED
+    }
+    assert scores["v0.1"] == {
+        "spike.vol_spike_m_1": (3.25, 2.75),
+        "spike.price_spike_up_m_1": (2.75, 0.0),
+        "combo.price_up_volume_up_m_1": (2.75, 3.25),
+        "shift.spread_stress_m_1": (2.25, 0.0),
+    }
+    assert scores["v0.2"] == {
+        "spike.vol_spike_m_1": (3.25, 2.75),
+        "spike.price_spike_up_m_1": (2.75, 3.25),
+        "combo.price_up_volume_up_m_1": (2.75, 3.25),
+        "shift.spread_stress_m_1": (2.25, 2.75),
+    }
+
+
+@both_packs
+def test_z_is_clamped_for_scoring_only(name: str) -> None:
+    """The trigger and the stored row see the true value."""
+    bounds = {"clamp": {"z_vol_m_1": (-3.1, 2.9), "z_ret_abs_m_1": (-3.0, 3.0)}}
+    out = detect(Detect(RELEASED[name]), row(bounds, z_vol_m_1=9.0, z_ret_abs_m_1=-8.0))
+    ((candidate,),) = out.candidates
+    assert candidate.detector_id == "spike.vol_spike_m_1"
+    assert (candidate.primary, candidate.secondary) == (2.9, -3.0)
+    assert out.rows[0].columns["z_vol_m_1"] == 9.0
+
+
+def test_without_bounds_nothing_is_clamped() -> None:
+    """A row that was stored without them is scored as it is."""
+    assert found("v0.2", row(z_vol_m_1=99.0))["spike.vol_spike_m_1"].primary == 99.0
+
+
+def test_a_magnitude_is_clamped_before_its_sign_is_dropped(tmp_path: Path) -> None:
+    """Numerics 8: bounds [-3, 5] make 3 of -9, not 5."""
+    packs = custom(
+        tmp_path,
+        id="shift.narrow_m_1",
+        inputs=["z_spread_m_1"],
+        trigger="abs(z_spread_m_1) >= 2.0",
+        primary="abs(z_spread_m_1)",
+    )
+    bounds = {"clamp": {"z_spread_m_1": (-3.0, 5.0)}}
+    ((candidate,),) = detect(Detect(packs), row(bounds, z_spread_m_1=-9.0)).candidates
+    assert candidate.primary == 3.0
+
+
+@given(
+    st.dictionaries(st.sampled_from(["a", "b", "c"]), st.none() | st.floats(-20, 20)),
+    st.dictionaries(
+        st.sampled_from(["a", "b", "c"]), st.tuples(st.floats(-9, -1), st.floats(1, 9))
+    ),
+)
+def test_property_clamp(columns: Columns, bounds: dict[str, tuple[float, float]]) -> None:
+    """Every value ends between its bounds, those inside stay, NULL stays, nothing is added."""
+    before = dict(columns)
+    clamped = clamp(columns, bounds)
+    assert columns == before
+    assert clamped.keys() == columns.keys()
+    for name, value in clamped.items():
+        low, high = bounds.get(name, (-20.0, 20.0))
+        assert value is None or low <= value <= high
+        if columns[name] is None or low <= columns[name] <= high:
+            assert value == columns[name]
+
+
+# --- gates ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", ["ok", "partial", "stale"])
+@pytest.mark.parametrize("warmup", [False, True])
+@pytest.mark.parametrize("illiquid", [False, True])
+def test_gates_are_named_in_order(status: str, warmup: bool, illiquid: bool) -> None:
+    """Quality before warm-up before liquidity; a gated candidate is marked, not dropped."""
+    if status != "ok":
+        expected: str | None = "dq"
+    else:
+        expected = "warmup" if warmup else "illiquid" if illiquid else None
+    gated = row(z_vol_m_1=3.0, dq_status=status, warmup=warmup, illiquidity_hit=illiquid)
+    assert gate_of(gated.columns) == expected
+    for name in RELEASED:
+        assert found(name, gated)["spike.vol_spike_m_1"].gate == expected
+
+
+# --- NULL ----------------------------------------------------------------------------------------
+
+
+def nulls(packs: Packs, *rows: Row) -> dict[str, int]:
+    """Return how often each detector was silenced by a NULL."""
+    step = Detect(packs)
+    for one in rows:
+        detect(step, one)
+    return step.nulls
+
+
+@both_packs
+def test_null_silences_and_is_counted(name: str) -> None:
+    """Once per row and detector, only for the detectors that need the column."""
+    warming = row(z_vol_m_1=None)
+    assert found(name, row(z_vol_m_1=None, z_ret_abs_m_1=9.0, z_spread_m_1=9.0)).keys() >= {
+        "shift.spread_stress_m_1"
+    }
+    counted = nulls(RELEASED[name], warming, row(), warming)
+    assert counted == {"spike.vol_spike_m_1": 2, "combo.price_up_volume_up_m_1": 2}
+
+
+@both_packs
+@pytest.mark.parametrize("detector_id", AT)
+def test_a_null_operand_silences_whatever_the_rest_says(name: str, detector_id: str) -> None:
+    """Every column that trigger and primary name, one at a time."""
+    (detector,) = (d for d in RELEASED[name].detectors if d.detector_id == detector_id)
+    for column in detector.required:
+        silenced = row(**{**AT[detector_id], column: None})
+        assert detector_id not in found(name, silenced)
+        assert nulls(RELEASED[name], silenced)[detector_id] == 1
+
+
+@both_packs
+@pytest.mark.parametrize("detector_id", AT)
+def test_a_null_beside_the_operands_silences_nothing(name: str, detector_id: str) -> None:
+    """A bars file has no spreads and may not count prints; its spikes are heard (design 5)."""
+    (detector,) = (d for d in RELEASED[name].detectors if d.detector_id == detector_id)
+    beside = {*detector.inputs, "trade_count_m_1"} - {*detector.required}
+    bare = row(**{**AT[detector_id], **dict.fromkeys(beside)})
+    assert found(name, bare)[detector_id].secondary == (
+        AT[detector_id]["z_vol_m_1"] if detector_id.startswith("combo") else 0.0
+    )
+    assert detector_id not in nulls(RELEASED[name], bare)
+
+
+@both_packs
+def test_a_minute_without_anything_is_all_null(name: str) -> None:
+    """A gap: every detector is counted, nothing fires."""
+    empty = row(
+        **dict.fromkeys(set(CALM) - {"dq_status", "warmup", "illiquidity_hit"}),
+        dq_status="stale",
+        illiquidity_hit=True,
+    )
+    assert found(name, empty) == {}
+    assert nulls(RELEASED[name], empty) == dict.fromkeys(AT, 1)
+
+
+# --- flags ---------------------------------------------------------------------------------------
+
+
+def flags(name: str, **columns: Any) -> dict[str, bool | None]:
+    """Return the flags of a row."""
+    (marked,) = detect(Detect(RELEASED[name]), row(**columns)).rows
+    return {flag: marked.columns[flag] for flag in FLAGS}
+
+
+@both_packs
+@pytest.mark.parametrize("flag", FLAGS)
+def test_a_flag_is_the_trigger_of_its_detector(name: str, flag: str) -> None:
+    """True at the threshold; the others stay false."""
+    assert flags(name, **AT[FLAGS[flag]]) == {other: other == flag for other in FLAGS}
+
+
+@both_packs
+def test_a_flag_leaves_preconditions_to_the_detector(name: str) -> None:
+    """Four prints: no candidate, but the volume was unusual (build plan 5.6)."""
+    assert flags(name, z_vol_m_1=3.0, trade_count_m_1=4)["is_vol_spike_m_1"] is True
+
+
+@both_packs
+@pytest.mark.parametrize("illiquid", [False, True])
+def test_a_flag_is_null_while_its_z_is(name: str, illiquid: bool) -> None:
+    """In warm-up nothing is known, illiquid or not."""
+    warming = {"z_vol_m_1": None, "z_ret_abs_m_1": None, "z_spread_m_1": None}
+    assert flags(name, **warming, warmup=True, illiquidity_hit=illiquid) == dict.fromkeys(FLAGS)
+
+
+@both_packs
+@pytest.mark.parametrize("flag", FLAGS)
+def test_illiquidity_lowers_every_flag(name: str, flag: str) -> None:
+    """False, not NULL: it is known that the minute does not count."""
+    assert flags(name, **AT[FLAGS[flag]], illiquidity_hit=True) == dict.fromkeys(FLAGS, False)
+
+
+@both_packs
+@pytest.mark.parametrize("flag", FLAGS)
+def test_a_minute_that_is_not_ok_raises_no_flag(name: str, flag: str) -> None:
+    """A z against the frozen state is stored on a partial minute, but it must not flag it."""
+    assert flags(name, **AT[FLAGS[flag]], dq_status="partial")[flag] is not True
+
+
+# --- which detectors run -------------------------------------------------------------------------
+
+
+def custom(folder: Path, **detector: Any) -> Packs:
+    """Return packs with one detector of one's own."""
+    path = folder / "custom.yaml"
+    path.write_text(yaml.safe_dump({"detector_pack": "v0.9.0", "detectors": [detector]}))
+    return load_packs(detectors=path)
+
+
+SIMPLE: dict[str, Any] = {
+    "id": "spike.busy_m_1",
+    "inputs": ["z_vol_m_1"],
+    "trigger": "z_vol_m_1 >= 1.0",
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "runs"),
+    [
+        ({}, True),
+        ({"mode": "shadow"}, True),
+        ({"mode": "canary"}, True),
+        ({"mode": "off"}, False),
+        ({"enabled": False}, False),
+        ({"tfs": ["15m"]}, False),
+        ({"tfs": ["1m", "15m"]}, True),
+    ],
+)
+def test_only_enabled_detectors_of_the_timeframe_run(
+    tmp_path: Path, changes: dict[str, Any], runs: bool
+) -> None:
+    """Shadow and canary are evaluated too; scoring decides what becomes of them."""
+    (candidates,) = detect(
+        Detect(custom(tmp_path, **{**SIMPLE, **changes})), row(z_vol_m_1=2.0)
+    ).candidates
+    assert len(candidates) == int(runs)
+
+
+def test_a_detector_that_names_the_frame_waits_for_the_join(tmp_path: Path) -> None:
+    """Not evaluated here, and not counted as NULL."""
+    packs = custom(tmp_path, **{**SIMPLE, "trigger": "z_vol_m_1 >= 1.0 && shock_count_5s >= 0"})
+    step = Detect(packs)
+    assert detect(step, row(z_vol_m_1=2.0)).candidates == ((),)
+    assert step.nulls == {}
+
+
+def test_a_pack_may_name_the_symbol(tmp_path: Path) -> None:
+    """It is part of the identity, not a column."""
+    packs = custom(tmp_path, **{**SIMPLE, "trigger": 'symbol == "BTC" && z_vol_m_1 >= 1.0'})
+    bitcoin = row(z_vol_m_1=2.0)
+    other = msgspec.structs.replace(bitcoin, symbol="ETH")
+    step = Detect(packs)
+    assert [len(detect(step, one).candidates[0]) for one in (bitcoin, other)] == [1, 0]
