@@ -13,7 +13,7 @@ from math import fsum
 import msgspec
 
 from operators.formulas import flow, liquidity
-from operators.formulas.elementary import median, round12
+from operators.formulas.elementary import median, round12, rounded
 from operators.formulas.price import range_ratio, realized_volatility, simple_return
 from operators.lattice import MINUTE_MS, iso, minute_of
 from operators.quality import grade
@@ -329,10 +329,6 @@ def _top_of(book: Book | None) -> Quote | None:
     return Quote(book.arrival_ns, book.time_ms, bid_px, bid_sz, ask_px, ask_sz)
 
 
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round12(value)
-
-
 def _price_columns(trades: list[Trade], covered: list[liquidity.Span]) -> Columns:
     """OHLC from prints, else from the mids in force."""
     mids = [span.mid for span in covered if span.mid is not None]
@@ -350,13 +346,13 @@ def _price_columns(trades: list[Trade], covered: list[liquidity.Span]) -> Column
 def _mid_columns(ohlc: Columns, covered: list[liquidity.Span], label: int) -> Columns:
     """Mid at the close, its 30 s return, realised volatility, range."""
     mids = [span.mid for span in covered if span.mid is not None]
-    mid_close = _rounded(covered[-1].mid) if covered else None
+    mid_close = rounded(covered[-1].mid) if covered else None
     before = liquidity.mid_at(covered, label - RET_LOOKBACK_MS)
     return {
         "mid_close": mid_close,
-        "ret_s_30": _rounded(simple_return(mid_close, before)),
-        "rv_m_1": _rounded(realized_volatility(mids)),
-        "atr_proxy_m_1": _rounded(range_ratio(ohlc["high"], ohlc["low"], mid_close)),
+        "ret_s_30": rounded(simple_return(mid_close, before)),
+        "rv_m_1": rounded(realized_volatility(mids)),
+        "atr_proxy_m_1": rounded(range_ratio(ohlc["high"], ohlc["low"], mid_close)),
     }
 
 
@@ -374,7 +370,7 @@ def _flow_columns(trades: list[Trade]) -> Columns:
 
 def _spread_columns(covered: list[liquidity.Span]) -> Columns:
     mean, p95 = liquidity.spread_columns(covered)
-    return {"spread_mean_m_1": _rounded(mean), "spread_p95_m_1": _rounded(p95)}
+    return {"spread_mean_m_1": rounded(mean), "spread_p95_m_1": rounded(p95)}
 
 
 def _dropped_columns(dropped: dict[str, int]) -> Columns:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import msgspec
 
-from operators.formulas.elementary import round12
+from operators.formulas.elementary import round12, rounded
 from operators.formulas.price import range_ratio
 from operators.lattice import MINUTE_MS, iso
 from operators.quality import grade
@@ -102,8 +102,8 @@ def bar_columns(raw: RawBar | None, label: int) -> Columns:
         "mid_close": close,
         "ret_s_30": None,
         "rv_m_1": None,
-        "atr_proxy_m_1": _rounded(range_ratio(high, low, close)),
-        "v_buy_m_1": _rounded(buys),
+        "atr_proxy_m_1": rounded(range_ratio(high, low, close)),
+        "v_buy_m_1": rounded(buys),
         "v_sell_m_1": sells,
         "v_total_m_1": total,
         "trade_count_m_1": raw.trade_count,
@@ -112,7 +112,3 @@ def bar_columns(raw: RawBar | None, label: int) -> Columns:
     quiet = total == 0.0 if raw.trade_count is None else raw.trade_count == 0
     columns["dq_status"], columns["dq_reasons"] = grade(["quiet"] if quiet else [])
     return columns
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round12(value)

@@ -20,7 +20,7 @@ from operators.baselines import (
     fresh,
 )
 from operators.formulas import flow
-from operators.formulas.elementary import round12
+from operators.formulas.elementary import round12, rounded
 from operators.formulas.price import simple_return
 from operators.lattice import HOUR_MS, MINUTE_MS, day_of
 from operators.quality import grade
@@ -136,7 +136,7 @@ class Normalize:
         history, label = state.history, bar.exchange_ts_ms
         _remember(history, label, columns["mid_close"], columns["cvd_delta_m_1"])
         for name, minutes in RETURNS.items():
-            columns[name] = _rounded(
+            columns[name] = rounded(
                 simple_return(columns["mid_close"], _mid_of(history, label - minutes * MINUTE_MS))
             )
         columns["cvd_level"] = _cvd_level(history, label, columns["cvd_delta_m_1"])
@@ -226,11 +226,11 @@ class Normalize:
         columns: Columns,
         clamps: dict[str, tuple[float, float]],
     ) -> None:
-        columns[column.z] = _rounded(result.z)
+        columns[column.z] = rounded(result.z)
         if column.q is not None:
-            columns[column.q] = _rounded(result.q)
-        columns[column.mean] = _rounded(result.mean)
-        columns[column.scale] = _rounded(result.scale)
+            columns[column.q] = rounded(result.q)
+        columns[column.mean] = rounded(result.mean)
+        columns[column.scale] = rounded(result.scale)
         if result.z is not None:
             clamps[column.z] = (round12(result.clamp_lo), round12(result.clamp_hi))
 
@@ -352,7 +352,3 @@ def _sign(value: float | None) -> float:
     if value is None or value == 0.0:
         return 0.0
     return 1.0 if value > 0.0 else -1.0
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round12(value)

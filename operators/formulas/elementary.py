@@ -134,6 +134,11 @@ def round12(x: float) -> float:
     return float(format(x, ".12g")) + 0.0
 
 
+def rounded(x: float | None) -> float | None:
+    """Round as `round12` does; NULL stays NULL."""
+    return None if x is None else round12(x)
+
+
 def median(values: Sequence[float]) -> float:
     """Middle of at least one value, of an even count the mean of the middle two.
 

@@ -360,6 +360,7 @@ def test_oracle_every_baseline_column_equals_an_independent_drive() -> None:
         if xs["ret_abs"] is not None:
             assert math.isclose(columns["ret_abs_m_1"], xs["ret_abs"], rel_tol=1e-11, abs_tol=1e-14)
             xs["ret_abs"] = columns["ret_abs_m_1"]
+        on_floor = []
         for name, feature in FEATURES.items():
             expected = apply(
                 states[name],
@@ -380,8 +381,11 @@ def test_oracle_every_baseline_column_equals_an_independent_drive() -> None:
             assert clamp == (None if expected.z is None else bounds)
             if clamp is not None and bounds != (-4.7215, 4.7215):
                 rolled.add(name)
+            if expected.floored and expected.z is not None:
+                on_floor.append(name)
             if name == "vol":
                 assert columns["q_confidence"] == expected.confidence
+        assert columns["scale_floored"] == on_floor
     assert rolled == set(FEATURES)  # the day roll after warm-up was part of the drive
 
 
@@ -480,10 +484,17 @@ def test_where_prints_are_not_counted_no_volume_means_no_print(volume: float, sa
 
 
 def test_a_floored_scale_is_flagged() -> None:
-    """A book that is always one tick wide: the row says that its scale is the floor."""
-    rows = run(bar(k, spread=1.0) for k in range(205))
-    assert rows[-1].columns["b_scale_spread"] == 0.1
-    assert "scale_floored" in str(rows[-1].extras) + str(rows[-1].columns)
+    """A book that is always one tick wide: the row says whose scale is the floor (numerics 2)."""
+    items = market(210)
+    for item in items:
+        assert item.bar is not None
+        item.bar.columns["spread_mean_m_1"] = 1.0
+    items.append(bar(210, spread=None))
+    rows = run(items)
+    assert rows[209].columns["b_scale_spread"] == 0.1
+    assert rows[209].columns["z_spread_m_1"] == 0.0
+    flagged = [row.columns["scale_floored"] for row in rows]
+    assert flagged == [[]] * 199 + [["spread"]] * 11 + [[]]
 
 
 # --- amendments ----------------------------------------------------------------------------------
