@@ -52,6 +52,7 @@ class BarsState(msgspec.Struct):
 
 def close_minutes(state: BarsState, close_ms: int, bars: Mapping[str, RawBar]) -> list[BarItem]:
     """Return the items of every minute up to and including `close_ms`, sealed and final."""
+    assert close_ms > state.last_ms, f"minute {close_ms} after {state.last_ms}"
     first = state.last_ms + MINUTE_MS if state.last_ms else close_ms
     if close_ms - first > HOLE_MS_MAX:
         state.minutes_skipped += (close_ms - first) // MINUTE_MS

@@ -147,6 +147,7 @@ class Context:
         ranking = universe.composite_ranks(volumes, dict.fromkeys(volumes), policy)
         dead = self._dead(state, rows, volumes)
         change = universe.step_membership(state.universe, label, ranking, policy, dead)
+        universe.cool(state.universe, label)
         universe.heat(state.universe, label, self._found(state, marked), policy)
         return change
 
@@ -238,7 +239,9 @@ class Context:
         best, best_lead = None, LEADER_EPSILON
         for row in pool:
             lead = _lead_of(row)
-            if lead > best_lead:
+            if lead == best_lead:
+                best = None  # a tie: nobody leads (plan 6.4)
+            elif lead > best_lead:
                 best, best_lead = row, lead
         if best is None:
             by_symbol = {row.symbol: row for row in rows}

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from operators.records import DQ_OK, Candidate, Columns, Row, RowItem
-from packs.loader import Detector, Packs
+from packs.loader import MARKET_CLASSES, Detector, Packs
 
 GATE_DQ = "dq"
 GATE_WARMUP = "warmup"
@@ -22,7 +22,7 @@ class Detect:
     """`RowItem` in, the same with flags and candidates out; `nulls` counts silenced triggers."""
 
     def __init__(self, packs: Packs) -> None:
-        active = [d for d in packs.detectors if d.enabled and d.mode != "off"]
+        active = [d for d in packs.detectors if is_active(d)]
         self._by_tf = {
             tf: tuple(d for d in active if tf in d.tfs and not d.needs_frame)
             for tf in ("1m", "15m", "1h")
@@ -63,6 +63,12 @@ class Detect:
             elif fired:
                 found.append(candidate_of(detector, columns, row))
         return tuple(found)
+
+
+def is_active(detector: Detector) -> bool:
+    """Tell whether a detector is evaluated on the rows of assets."""
+    on = detector.enabled and detector.mode != "off"
+    return on and detector.event_class not in MARKET_CLASSES
 
 
 def named(row: Row) -> Columns:

@@ -134,7 +134,7 @@ class Normalize:
     def _look_back(self, state: NormState, bar: Bar, columns: Columns) -> None:
         """Returns against earlier closes, cumulative volume delta, and the price sanity bound."""
         history, label = state.history, bar.exchange_ts_ms
-        _remember(history, label, columns["mid_close"], columns["cvd_delta_m_1"])
+        _remember(history, label, self._fresh_mid(columns), columns["cvd_delta_m_1"])
         for name, minutes in RETURNS.items():
             columns[name] = rounded(
                 simple_return(columns["mid_close"], _mid_of(history, label - minutes * MINUTE_MS))
@@ -148,6 +148,13 @@ class Normalize:
             reasons = [*columns["dq_reasons"], "price_sanity"]
             columns["dq_status"], columns["dq_reasons"] = grade(reasons)
         columns["ret_abs_m_1"] = None if ret is None else abs(columns["ret_m_1"])
+
+    def _fresh_mid(self, columns: Columns) -> float | None:
+        """Return the mid that later returns may look back to: none that outlived its book."""
+        staleness = columns["book_staleness_ms"]
+        if staleness is not None and staleness > self._features.quality.book_staleness_ms_max:
+            return None
+        return columns["mid_close"]  # type: ignore[no-any-return]
 
     # --- gates -------------------------------------------------------------------------------
 

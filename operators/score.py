@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import msgspec
 
-from operators.detect import candidate_of, named
+from operators.detect import candidate_of, is_active, named
 from operators.events import draft_event
 from operators.formulas import severity as formula
 from operators.records import (
@@ -72,9 +72,7 @@ class Score:
         self._detectors = {d.detector_id: d for d in packs.detectors}
         self._order = {d.detector_id: index for index, d in enumerate(packs.detectors)}
         self.nulls: dict[str, int] = {}
-        self._on_frames = [
-            d for d in packs.detectors if d.needs_frame and d.enabled and d.mode != "off"
-        ]
+        self._on_frames = [d for d in packs.detectors if d.needs_frame and is_active(d)]
 
     def initial(self) -> ScoreState:
         """Return the state of an asset that never fired."""

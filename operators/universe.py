@@ -164,19 +164,23 @@ def _exits(
     return removed
 
 
+def cool(state: UniverseState, label_ms: int) -> None:
+    """Drop the hotlist entries whose time has run out."""
+    for uid in [uid for uid, hot in state.hot.items() if hot.expires_ms <= label_ms]:
+        del state.hot[uid]
+
+
 def heat(
     state: UniverseState,
     label_ms: int,
     found: Mapping[int, tuple[int, str]],
     policy: UniversePolicy,
 ) -> None:
-    """Drop expired hotlist entries, then add or prolong those found hot in this minute.
+    """Add or prolong those found hot in this minute; `cool` comes first.
 
     found : (severity without novelty, subtype) of an asset's strongest gated candidate. It is hot
     from this minute on (design 3) if severity or subtype qualifies; ttl = base + k * severity.
     """
-    for uid in [uid for uid, hot in state.hot.items() if hot.expires_ms <= label_ms]:
-        del state.hot[uid]
     hotlist = policy.hotlist
     for uid, (severity, subtype) in sorted(found.items()):
         if not is_hot_enough(severity, subtype, policy):

@@ -54,6 +54,9 @@ DEPTH_MAX = 20  # levels of nesting in a file; the packs have 6
 SHIPPED = {"features": "v1.0.yaml", "detectors": "v0.2.yaml", "universe": "rev17.yaml"}
 
 _M = TypeVar("_M", bound=BaseModel)
+# Of the pseudo-asset MARKET, not of an asset (design 3).
+MARKET_CLASSES: tuple[EventClass, ...] = ("synchrony", "rotation")
+
 Kind = Literal["features", "detectors", "universe", "unknown"]
 _TOP_KEYS: dict[str, Kind] = {
     "feature_pack": "features",
@@ -657,7 +660,17 @@ def _compile(
     overrides = file.raw.get("overrides")
     if isinstance(overrides, dict) and overrides.get("tiers"):
         warnings.append(f"{file.label}: overrides.tiers is accepted but has no effect yet")
+    for i, raw in rows_of(file.raw, "detectors"):
+        if _is_market_wide(raw):
+            where = _key(file.raw, ("detectors", i))
+            warnings.append(f"{file.label}: {where} is market-wide and not evaluated yet")
     return compiled
+
+
+def _is_market_wide(raw: Mapping[str, Any]) -> bool:
+    given = raw.get("class")
+    named = class_of(raw["id"]) if isinstance(raw.get("id"), str) else None
+    return (given or named) in MARKET_CLASSES
 
 
 def _compile_row(scope: _RowScope) -> _Compiled | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.detect import Detect, clamp, gate_of
+from operators.detect import Detect, clamp, gate_of, is_active
 from operators.records import Candidate, Columns, Phase, Row, RowItem
 from packs.loader import Packs, load_packs
 
@@ -413,3 +414,12 @@ def test_a_pack_may_name_the_symbol(tmp_path: Path) -> None:
     other = msgspec.structs.replace(bitcoin, symbol="ETH")
     step = Detect(packs)
     assert [len(detect(step, one).candidates[0]) for one in (bitcoin, other)] == [1, 0]
+
+
+def test_market_wide_detectors_are_not_run_on_assets() -> None:
+    """They belong to MARKET; on every asset they would fire once each."""
+    packs = RELEASED["v0.2"]
+    first = replace(packs.detectors[0], event_class="synchrony")
+    assert not is_active(first)
+    step = Detect(replace(packs, detectors=(first,)))
+    assert detect(step, row(z_vol_m_1=9.0)).candidates == ((),)

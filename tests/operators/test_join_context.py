@@ -254,13 +254,13 @@ def test_open_interest_that_agrees_helps_to_lead() -> None:
         assert frame["leader"] == leader
 
 
-def test_a_tie_goes_to_the_lower_id() -> None:
-    """A total order with asset_uid last (numerics 11.3)."""
+def test_a_tie_has_no_leader_but_the_first_major() -> None:
+    """Whatever the ids: build plan 6.4."""
     flow: Columns = {"ret": 0.01, "z_vol": 2.0}
     frame = frame_of(asset(5, symbol="ETH", **flow), asset(3, symbol="BTC", **flow))
     assert (frame["leader"], frame["leader_uid"]) == ("BTC", 3)
     frame = frame_of(asset(3, symbol="ETH", **flow), asset(5, symbol="BTC", **flow))
-    assert (frame["leader"], frame["leader_uid"]) == ("ETH", 3)
+    assert (frame["leader"], frame["leader_uid"]) == ("BTC", 5)
 
 
 @pytest.mark.parametrize(
@@ -653,24 +653,42 @@ def test_membership_follows_an_hour_of_dollars() -> None:
     ]
 
 
-def test_dollars_of_before_an_absence_are_forgotten() -> None:
-    """ETH was away for an hour; what it traded before is not its volume of the last minutes."""
+@pytest.mark.parametrize(("back", "members"), [(2, [False, True]), (3, [True, False])])
+def test_dollars_of_before_an_absence_are_forgotten(back: int, members: list[bool]) -> None:
+    """ETH traded 90 in minute 0 and was away; after three minutes that is no longer its volume.
+
+    minute   0   1   2   3
+    BTC     10  10  10  10
+    ETH     90   -   0 | 0
+    """
     packs = policy(n_base=1, entry=(1, 1), leave=(1, 1), l1_min=3, freeze_min=0, min_dwell_min=0)
     market = Market(packs)
     market.phase(0, asset(0, volume=10.0), asset(1, volume=90.0))
-    for k in range(1, 60):
+    for k in range(1, back):
         market.phase(k, asset(0, volume=10.0))
-    phase, _ = market.phase(60, asset(0, volume=10.0), asset(1, volume=0.0))
-    assert [row.columns["is_in_universe"] for row in phase.rows] == [True, False]
+    phase, _ = market.phase(back, asset(0, volume=10.0), asset(1, volume=0.0))
+    assert [row.columns["is_in_universe"] for row in phase.rows] == members
 
 
-def test_a_dead_member_leaves_at_once() -> None:
-    """Stale for t_stale_min minutes and hardly any volume: out, in spite of its dwell time."""
+@pytest.mark.parametrize(("volume", "leaves"), [(9_999.0, True), (10_000.0, False)])
+def test_a_dead_member_leaves_at_once(volume: float, leaves: bool) -> None:
+    """Stale for ten minutes and hardly any volume in the hour: out, in spite of its dwell time."""
     market = Market()
-    market.phase(0, asset(0), asset(1, volume=100.0))
+    market.phase(0, asset(0), asset(1, volume=volume))
+    inside = []
     for k in range(1, 12):
         phase, _ = market.phase(k, asset(0), asset(1, dq="stale", volume=0.0))
-    assert [row.columns["is_in_universe"] for row in phase.rows] == [True, False]
+        inside.append(phase.rows[1].columns["is_in_universe"])
+    assert inside == ([True] * 9 + [False] * 2 if leaves else [True] * 11)
+
+
+def test_a_minute_that_is_not_stale_brings_a_member_back_to_life() -> None:
+    """The ten minutes are consecutive."""
+    market = Market()
+    for k in range(19):
+        status = "partial" if k == 9 else "stale"
+        phase, _ = market.phase(k, asset(0), asset(1, dq=status, volume=0.0))
+        assert [row.columns["is_in_universe"] for row in phase.rows] == [True, True]
 
 
 # --- any order, any interruption -----------------------------------------------------------------

@@ -815,3 +815,19 @@ def test_both_released_packs_give_the_same_rows() -> None:
 
 def _released(version: str) -> Packs:
     return load_packs(detectors=Path(__file__).parents[2] / f"packs/detectors/{version}.yaml")
+
+
+def test_later_returns_do_not_look_back_to_a_book_from_before_an_outage() -> None:
+    """A mid that outlived its book is no price of that minute.
+
+    minute   0 ... 4   5 (outage, book 60 s old)   6
+    mid      100       100 carried                 103
+    """
+    fresh = [bar(k, mid=100.0) for k in range(5)]
+    carried = bar(5, mid=100.0)
+    assert carried.bar is not None
+    carried.bar.columns["book_staleness_ms"] = 60_000
+    rows = run([*fresh, carried, bar(6, mid=103.0)])
+    assert rows[5].columns["mid_close"] == 100.0
+    assert rows[6].columns["ret_m_1"] is None
+    assert rows[6].columns["ret_m_5"] == 0.03

@@ -18,6 +18,7 @@ from operators.records import Change
 from operators.universe import (
     UniverseState,
     composite_ranks,
+    cool,
     heat,
     membership,
     ranks,
@@ -322,6 +323,14 @@ def test_a_delisting_brings_nobody_in_during_the_freeze() -> None:
 # --- the hotlist ---------------------------------------------------------------------------------
 
 
+def warm(
+    state: UniverseState, label_ms: int, found: dict[int, tuple[int, str]], given: UniversePolicy
+) -> None:
+    """Move the hotlist on by one minute."""
+    cool(state, label_ms)
+    heat(state, label_ms, found, given)
+
+
 def at(minute: float) -> int:
     """Return the label of a minute."""
     return T0 + round(minute * MINUTE_MS)
@@ -331,18 +340,18 @@ def at(minute: float) -> int:
 def test_heat_lasts_longer_the_more_severe(severity: int, minutes: int) -> None:
     """15 minutes and 0.3 for every point (Appendix D.8); it ends with its last minute."""
     state = UniverseState()
-    heat(state, at(0), {5: (severity, "vol_spike_m_1")}, SHIPPED)
+    warm(state, at(0), {5: (severity, "vol_spike_m_1")}, SHIPPED)
     assert state.hot[5].expires_ms == at(minutes)
-    heat(state, at(minutes - 1), {}, SHIPPED)
+    warm(state, at(minutes - 1), {}, SHIPPED)
     assert membership(state, 5)["is_hot"] is True
-    heat(state, at(minutes), {}, SHIPPED)
+    warm(state, at(minutes), {}, SHIPPED)
     assert membership(state, 5)["is_hot"] is False
 
 
 def test_heat_needs_severity_or_a_listed_subtype() -> None:
     """69 is not 70; a basis jolt is hot at any severity, for 15 minutes at least."""
     state = UniverseState()
-    heat(state, at(0), {1: (69, "vol_spike_m_1"), 2: (0, "basis_jolt_m_5")}, SHIPPED)
+    warm(state, at(0), {1: (69, "vol_spike_m_1"), 2: (0, "basis_jolt_m_5")}, SHIPPED)
     assert state.hot.keys() == {2}
     assert state.hot[2].expires_ms == at(15)
 
@@ -355,9 +364,9 @@ def test_heat_is_prolonged_and_never_shortened() -> None:
                    12 - listed, 0: 15 min - 27
     """
     state = UniverseState()
-    heat(state, at(0), {5: (90, "vol_spike_m_1")}, SHIPPED)
-    heat(state, at(10), {5: (70, "price_spike_up_m_1")}, SHIPPED)
-    heat(state, at(12), {5: (0, "basis_jolt_m_5")}, SHIPPED)
+    warm(state, at(0), {5: (90, "vol_spike_m_1")}, SHIPPED)
+    warm(state, at(10), {5: (70, "price_spike_up_m_1")}, SHIPPED)
+    warm(state, at(12), {5: (0, "basis_jolt_m_5")}, SHIPPED)
     assert state.hot[5].started_ms == at(0)
     assert state.hot[5].expires_ms == at(46)
     assert state.hot[5].reason == "basis_jolt_m_5"
@@ -366,8 +375,8 @@ def test_heat_is_prolonged_and_never_shortened() -> None:
 def test_heat_that_ended_starts_anew() -> None:
     """In the very minute in which it expires it can be lit again."""
     state = UniverseState()
-    heat(state, at(0), {5: (70, "vol_spike_m_1")}, SHIPPED)
-    heat(state, at(36), {5: (70, "vol_spike_m_1")}, SHIPPED)
+    warm(state, at(0), {5: (70, "vol_spike_m_1")}, SHIPPED)
+    warm(state, at(36), {5: (70, "vol_spike_m_1")}, SHIPPED)
     assert (state.hot[5].started_ms, state.hot[5].expires_ms) == (at(36), at(72))
 
 
@@ -375,7 +384,7 @@ def test_heat_is_no_membership() -> None:
     """It has no revision, and a member can be hot."""
     universe = Universe(FREE)
     universe.step("AB")
-    heat(universe.state, at(0), {65: (90, "x"), 90: (90, "x")}, SHIPPED)
+    warm(universe.state, at(0), {65: (90, "x"), 90: (90, "x")}, SHIPPED)
     standing = [tuple(membership(universe.state, uid).values()) for uid in (65, 66, 90, 91)]
     assert standing == [(True, True, 1), (True, False, 1), (False, True, 1), (False, False, 1)]
     assert size(universe.state) == 2
