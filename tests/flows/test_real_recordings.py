@@ -234,3 +234,29 @@ def test_oracle_a_week_of_pieces_equals_the_naive_computation(
         for name in ("v_total_m_1", "v_buy_m_1", "trade_count_m_1", "spread_mean_m_1"):
             assert near(row[name], expected[name]), (row["exchange_ts"], name)
     assert with_data > 70
+
+
+def test_a_foreign_raw_recording_is_a_tick_log_as_it_is(shared_data: Path, tmp_path: Path) -> None:
+    """The backtester's own file, gzip and without a roster: every line is read.
+
+    It is 26 s long and lies inside one minute, so it gives no row; a heartbeat five minutes later
+    closes that minute, and its prints are those of the file.
+    """
+    raw = shared_data / "hyperliquid/recordings/hftbacktest_BTC_20250126_raw_frames.txt.gz"
+    assert replay(raw, tmp_path / "out", load_packs()).dropped == {}
+    lines = gzip.decompress(raw.read_bytes()).splitlines()
+    tids: set[tuple[int, int]] = set()
+    first_ms = int(lines[0].split(b" ")[0]) // 1_000_000
+    start = first_ms // MINUTE * MINUTE
+    for line in lines:
+        frame = json.loads(line.split(b" ", 1)[1])
+        if frame["channel"] == "trades":
+            tids |= {(t["time"], t["tid"]) for t in frame["data"] if t["time"] >= start}
+    later = int(lines[-1].split(b" ")[0]) + 300 * 10**9
+    log = tmp_path / "log"
+    log.write_bytes(b"\n".join(lines) + b'\n%d {"channel":"alpha.clock"}\n' % later)
+    replay(log, tmp_path / "out", load_packs())
+    first = json.loads(product_path(tmp_path / "out", "rows").read_text().splitlines()[0])
+    assert first["trade_count_m_1"] == len(tids) > 0
+    assert 1.0 <= first["spread_mean_m_1"] < 1.1  # one tick, but for a moment
+    assert first["dq_reasons"] == ["gap", "book_stale"]
