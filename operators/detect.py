@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from operators.formulas import severity as formula
 from operators.records import DQ_OK, Candidate, Columns, Row, RowItem
 from packs.loader import MARKET_CLASSES, Detector, Packs
 
@@ -95,7 +96,7 @@ def clamp(columns: Columns, bounds: dict[str, Any]) -> Columns:
     for name, (low, high) in bounds.items():
         value = clamped.get(name)
         if value is not None:
-            clamped[name] = min(max(value, low), high)
+            clamped[name] = formula.clamp(value, lo=low, hi=high)
     return clamped
 
 

@@ -10,7 +10,7 @@ Design 2, 3.
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import msgspec
 
@@ -360,10 +360,3 @@ def uid_base_of(dexes: tuple[str, ...], dex: str) -> int | None:
     if dex == "":
         return 0
     return 100_000 + dexes.index(dex) * 10_000 if dex in dexes else None
-
-
-def labels(items: Iterable[Item]) -> Iterator[tuple[int, bool]]:
-    """Yield (minute, final) of every boundary; a help for tests and tools."""
-    for _, item in items:
-        if isinstance(item, Boundary):
-            yield item.phase.minute_ms, item.phase.final

@@ -198,12 +198,6 @@ class TickLogReader:
                 break
         return lines
 
-    def bytes_total(self) -> int:
-        """Size on disk of everything there is to read (compressed where it is compressed)."""
-        if self._path.is_dir():
-            return sum(p.stat().st_size for p in _segments(self._path))
-        return self._path.stat().st_size
-
     def close(self) -> None:
         """Release the file that is open."""
         if self._open is not None:
