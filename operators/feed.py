@@ -10,7 +10,8 @@ Design 2, 3.
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import msgspec
 
@@ -87,6 +88,18 @@ class FeedReader:
         self._grace_ms = grace_ms
         self._jump_ms = arrival_jump_gap_ms
         self._pending: dict[int, Ticks] = {}
+        self._closing_ns = 0  # no minute closes before the clock reaches this
+        self._routes: dict[type, Callable[[Any, int], None]] = {
+            wire.WireBbo: self._on_quote,
+            wire.WireTrades: self._on_trades,
+            wire.WireBook: self._on_book,
+            wire.WireAssetCtx: self._on_context,
+            wire.WireAllCtxs: self._on_all_contexts,
+            wire.RestContext: self._on_rest_context,
+            wire.Roster: self._on_roster,
+            wire.Gap: self._on_gap,
+            wire.WireError: self._on_error,
+        }
         self._index_roster()
 
     def read(self, lines: Iterable[bytes]) -> list[Item]:
@@ -122,6 +135,10 @@ class FeedReader:
         if state.clock_ns == 0:
             self._start(stamp_ns)
             return True
+        small_step = 0 <= stamp_ns - state.clock_ns <= self._jump_ms * 1_000_000
+        if small_step and stamp_ns < self._closing_ns:  # nearly every line
+            state.clock_ns, state.doubted_ns = stamp_ns, None
+            return True
         if stamp_ns < state.clock_ns:
             state.count(CLOCK_BACKWARDS)
             state.doubted_ns = None
@@ -138,8 +155,11 @@ class FeedReader:
         if now_ms - before_ms > self._jump_ms:
             state.holes.append(Hole(before_ms, now_ms, GAP_SILENCE))
         state.clock_ns = stamp_ns
-        while (closing := self._next_closing(now_ms)) is not None:
-            self._close(*closing, now_ms, items)
+        closing_ms, minute_ms, final = self._next_closing()
+        while closing_ms <= now_ms:
+            self._close(minute_ms, final, now_ms, items)
+            closing_ms, minute_ms, final = self._next_closing()
+        self._closing_ns = closing_ms * 1_000_000
         return True
 
     def _confirms(self, stamp_ns: int) -> bool:
@@ -164,14 +184,14 @@ class FeedReader:
 
     # --- boundaries --------------------------------------------------------------------------
 
-    def _next_closing(self, now_ms: int) -> tuple[int, bool] | None:
-        """Return (minute, final) of the earliest closing that the clock has passed."""
+    def _next_closing(self) -> tuple[int, int, bool]:
+        """Return (when, minute, final) of the next closing, in ms of the arrival clock."""
         state = self.state
         seal_at = state.next_seal_ms + self._lateness_ms
         final_at = state.next_final_ms + self._grace_ms
         if state.next_final_ms < state.next_seal_ms and final_at <= seal_at:
-            return (state.next_final_ms, True) if final_at <= now_ms else None
-        return (state.next_seal_ms, False) if seal_at <= now_ms else None
+            return final_at, state.next_final_ms, True
+        return seal_at, state.next_seal_ms, False
 
     def _close(self, minute_ms: int, final: bool, now_ms: int, items: list[Item]) -> None:
         state = self.state
@@ -226,8 +246,8 @@ class FeedReader:
         self._uid_of = {asset.symbol: asset.asset_uid for asset in known}
         self._uids = frozenset(self._uid_of.values())
 
-    def _on_roster(self, roster: wire.RosterData) -> None:
-        state = self.state
+    def _on_roster(self, message: wire.Roster, now_ns: int) -> None:
+        state, roster = self.state, message.data
         assets = [
             Asset(entry.uid, entry.coin, entry.channels)
             for entry in sorted(roster.assets, key=lambda entry: entry.uid)
@@ -266,46 +286,46 @@ class FeedReader:
 
     def _route(self, message: wire.Frame) -> None:
         state = self.state
-        now_ns = state.clock_ns
         if not isinstance(message, wire.CONTROL):
-            state.last_frame_ms = now_ns // 1_000_000
-        match message:
-            case wire.WireBbo(data):
-                if (uid := self._uid(data.coin, "bbo")) is not None:
-                    self._keep(uid, "quotes", wire.quote_of(data, now_ns))
-                    self._delay(data.time)
-            case wire.WireTrades(data):
-                self._on_trades(data, now_ns)
-            case wire.WireBook(data):
-                if (uid := self._uid(data.coin, "l2Book")) is not None:
-                    self._keep(uid, "books", wire.book_of(data, now_ns))
-                    self._delay(data.time)
-            case wire.WireAssetCtx(data):
-                if (uid := self._uid(data.coin, "activeAssetCtx")) is not None:
-                    self._keep(uid, "contexts", wire.context_of(data.ctx, now_ns))
-            case wire.WireAllCtxs(data):
-                for dex, contexts in data.ctxs:
-                    self._on_contexts(dex, contexts, now_ns)
-            case wire.RestContext(data):
-                self._on_contexts(data.dex, data.answer[1], now_ns)
-            case wire.Roster(data):
-                self._on_roster(data)
-            case wire.Gap(data):
-                self._on_gap(data)
-            case wire.WireError():
-                state.count(VENUE_ERROR)
-            case _:  # clock, pong, ack, candle, mids, spot context, config: the stamp was enough
-                pass
+            state.last_frame_ms = state.clock_ns // 1_000_000
+        handle = self._routes.get(type(message))
+        if handle is not None:  # of the others (clock, pong, ack, candle, mids) the stamp is enough
+            handle(message, state.clock_ns)
 
-    def _on_trades(self, entries: list[wire.WireTrade], now_ns: int) -> None:
-        if not entries:
-            return
+    def _on_quote(self, message: wire.WireBbo, now_ns: int) -> None:
+        data = message.data
+        if (uid := self._uid(data.coin, "bbo")) is not None:
+            self._keep(uid, "quotes", wire.quote_of(data, now_ns))
+            self._delay(data.time)
+
+    def _on_book(self, message: wire.WireBook, now_ns: int) -> None:
+        data = message.data
+        if (uid := self._uid(data.coin, "l2Book")) is not None:
+            self._keep(uid, "books", wire.book_of(data, now_ns))
+            self._delay(data.time)
+
+    def _on_trades(self, message: wire.WireTrades, now_ns: int) -> None:
         newest = 0
-        for entry in entries:
+        for entry in message.data:
             if (uid := self._uid(entry.coin, "trades")) is not None:
                 self._keep(uid, "trades", wire.trade_of(entry, now_ns))
                 newest = max(newest, entry.time)
         self._delay(newest)
+
+    def _on_context(self, message: wire.WireAssetCtx, now_ns: int) -> None:
+        data = message.data
+        if (uid := self._uid(data.coin, "activeAssetCtx")) is not None:
+            self._keep(uid, "contexts", wire.context_of(data.ctx, now_ns))
+
+    def _on_all_contexts(self, message: wire.WireAllCtxs, now_ns: int) -> None:
+        for dex, contexts in message.data.ctxs:
+            self._on_contexts(dex, contexts, now_ns)
+
+    def _on_rest_context(self, message: wire.RestContext, now_ns: int) -> None:
+        self._on_contexts(message.data.dex, message.data.answer[1], now_ns)
+
+    def _on_error(self, message: wire.WireError, now_ns: int) -> None:
+        self.state.count(VENUE_ERROR)
 
     def _on_contexts(self, dex: str, contexts: list[wire.WireCtx | None], now_ns: int) -> None:
         base = uid_base_of(self.state.dexes, dex)
@@ -337,8 +357,8 @@ class FeedReader:
             insort(smallest, delay)
             del smallest[DELAYS_KEPT:]
 
-    def _on_gap(self, gap: wire.GapData) -> None:
-        state = self.state
+    def _on_gap(self, message: wire.Gap, now_ns: int) -> None:
+        state, gap = self.state, message.data
         state.count(f"gap_{gap.cause}" if gap.end_ms is None else "gap_end")
         open_holes = [hole for hole in state.holes if hole.end_ms is None]
         for hole in open_holes:

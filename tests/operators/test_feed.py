@@ -189,6 +189,15 @@ def test_one_damaged_stamp_does_not_open_a_thousand_empty_days() -> None:
     assert r.state.counts == {feed.CLOCK_JUMP: 1}
 
 
+def test_a_log_may_begin_with_a_damaged_stamp() -> None:
+    """A first stamp of 1970 is believed until two lines say otherwise."""
+    r = reader()
+    lines = [b'7 {"channel":"alpha.clock"}', clock(M - 60_000)]
+    lines += [roster(M - 59_000, M, BTC), *clocks(M - 58_000, M + 2000)]
+    assert boundaries(r.read(lines)) == [(0, 0, False)]
+    assert r.state.counts[feed.CLOCK_JUMP] == 1
+
+
 def test_a_confirmed_jump_of_weeks_re_anchors_the_lattice() -> None:
     """A log that was resumed after a month goes on, and says how many minutes it skipped."""
     r = reader()
