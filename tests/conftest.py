@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from dataflows.connectors.ticklog import TickLogWriter
 from fixtures.market import Episode, FrameOptions, Scenario, default_assets, lines
+
+# A slow machine is not a failing test; in CI the same examples are tried every time.
+settings.register_profile("steady", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("steady")
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
