@@ -104,10 +104,8 @@ class Context:
                 state.approx = state.approx or candidates is None
         change = None if phase.final else self._move_membership(state, phase, marked)
         frames = tuple(self._frame(state, tf, phase) for tf in sorted({r.tf for r, _ in marked}))
-        state.last = {
-            tf: {uid: self._with_membership(state, row) for uid, row in rows.items()}
-            for tf, rows in state.last.items()
-        }
+        for row, _ in marked:
+            state.last[row.tf][row.asset_uid] = self._with_membership(state, row)
         joined = [
             ScoreItem(
                 phase,
@@ -193,7 +191,7 @@ class Context:
         """Count the covered assets with a spike-class candidate that passed the gates."""
         count = 0
         for uid, spiked in state.spiked.items():
-            count += spiked and _covered(state.universe, uid)
+            count += spiked and universe.is_covered(state.universe, uid)
         return count
 
     def _with_membership(self, state: ContextState, row: Row) -> Row:
@@ -205,7 +203,7 @@ class Context:
     def _frame(self, state: ContextState, tf: str, phase: Phase) -> Frame:
         label = phase.minute_ms
         rows = [state.last[tf][uid] for uid in sorted(state.last[tf])]
-        covered = [row for row in rows if _covered(state.universe, row.asset_uid)]
+        covered = [row for row in rows if universe.is_covered(state.universe, row.asset_uid)]
         eligible = [row for row in covered if row.columns["dq_status"] == DQ_OK]
         ranking = sorted(eligible, key=lambda r: (-r.columns["rs_score_m_5"], r.asset_uid))
         symbols = [row.symbol for row in ranking]
@@ -271,11 +269,6 @@ def _pairs(item: RowItem) -> list[Marked]:
     if item.rows and not item.candidates:
         return [(row, None) for row in item.rows]
     return list(zip(item.rows, item.candidates, strict=True))
-
-
-def _covered(state: UniverseState, uid: int) -> bool:
-    member = universe.membership(state, uid)
-    return bool(member["is_in_universe"] or member["is_hot"])
 
 
 def _total(values: list[float]) -> float:

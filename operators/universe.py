@@ -197,11 +197,20 @@ def is_hot_enough(severity: int, subtype: str, policy: UniversePolicy) -> bool:
     return severity >= policy.hotlist.s_hot or subtype in policy.hotlist.subtypes
 
 
+def is_covered(state: UniverseState, uid: int) -> bool:
+    """Tell whether an asset is listened to: a member, or hot (plan 7.5)."""
+    return uid in state.hot or _is_member(state, uid)
+
+
+def _is_member(state: UniverseState, uid: int) -> bool:
+    member = state.members.get(uid)
+    return member is not None and member.since_ms > 0
+
+
 def membership(state: UniverseState, uid: int) -> dict[str, Any]:
     """Return the membership columns of an asset."""
-    member = state.members.get(uid)
     return {
-        "is_in_universe": member is not None and member.since_ms > 0,
+        "is_in_universe": _is_member(state, uid),
         "is_hot": uid in state.hot,
         "universe_rev": state.revision,
     }

@@ -24,6 +24,7 @@ import zstandard
 
 SEGMENT_BYTES_MAX = 64 << 20
 LINE_BYTES_MAX = 8 << 20  # the largest real frame is 0.1 MB; a longer line is skipped and counted
+RELIST_POLLS = 100
 _READ_BYTES = 1 << 18
 _ZSTD_LEVEL = 1
 _SEGMENT = re.compile(r"ticks-(\d{13})-(\d{6})\.log(?:\.zst)?$")
@@ -173,6 +174,8 @@ class TickLogReader:
         self._path = path
         self._on_reject = on_reject
         self._follow = follow
+        self._listed_ns = 0
+        self._polls = 0
         self._open: _Open | None = None
         if position is not None and position.segment:
             self._open = self._open_segment(position.segment)
@@ -259,9 +262,12 @@ class TickLogReader:
             if not self._follow:
                 self._drop_torn_tail(self._open)
             return False
+        if self._follow and self._is_unchanged():
+            return False
         following = self._name_after(self._open.name)
         if following is None:
             return False
+        self._listed_ns = 0
         # The writer may have appended between our last read and its rotation.
         if self._fill(self._open):
             return True
@@ -269,6 +275,20 @@ class TickLogReader:
         self._open.stream.close()
         self._open = self._open_segment(following)
         return True
+
+    def _is_unchanged(self) -> bool:
+        """Tell whether the directory can be taken as it was when no newer segment was in it.
+
+        A live flow asks a thousand times a second; listing months of segments each time would
+        cost more than the flow. The time of change is coarse, so every now and then it is listed
+        all the same.
+        """
+        changed_ns = self._path.stat().st_mtime_ns
+        self._polls += 1
+        if changed_ns == self._listed_ns and self._polls % RELIST_POLLS:
+            return True
+        self._listed_ns = changed_ns
+        return False
 
     def _drop_torn_tail(self, segment: _Open) -> None:
         left = len(segment.tail) + segment.skipped
