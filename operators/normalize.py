@@ -33,7 +33,6 @@ TF = "1m"
 SLOPE_BARS = 5
 RETURNS = {"ret_m_1": 1, "ret_m_5": 5, "ret_m_15": 15}
 HISTORY_BARS = 16  # bars looked back to: the longest return plus the bar itself
-LOW_SAMPLES = 200  # medians are re-read every minute until the sketch has this many, then hourly
 
 
 class History(msgspec.Struct):
@@ -182,13 +181,20 @@ class Normalize:
         columns["dq_penalty"] = int(near_stale)
 
     def _read_medians(self, state: NormState, bar: Bar) -> None:
-        """Take the medians of the gates from the sketches, for the minutes to come."""
+        """Take the medians of the gates from the sketches, for the minutes to come.
+
+        Every minute until the baseline is warm, then hourly.
+        """
         gates, label = state.gates, bar.exchange_ts_ms
         for feature, name in (("vol", "v_median"), ("spread", "spread_median")):
             baseline = state.baselines.get(feature)
             if baseline is None or baseline.n == 0:
                 continue
-            if baseline.n <= LOW_SAMPLES or label % HOUR_MS == 0 or getattr(gates, name) is None:
+            if (
+                baseline.n <= self._robust.min_samples
+                or label % HOUR_MS == 0
+                or getattr(gates, name) is None
+            ):
                 setattr(gates, name, baseline.sketch.quantile(0.5))
 
     # --- baselines ---------------------------------------------------------------------------
