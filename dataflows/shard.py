@@ -7,20 +7,21 @@ from bytewax.operators import KeyedStream
 
 from operators.assemble import Assemble, AssemblyState
 from operators.detect import Detect
-from operators.engine import stateful
-from operators.normalize import NormaliseState, Normalize
+from operators.engine import Packed, stateful
+from operators.normalize import Normalize
 from operators.records import BarItem, Boundary, RowItem, Ticks
 from packs.loader import Packs
 
 
 def assemble(ticks: KeyedStream[Ticks | Boundary], packs: Packs) -> KeyedStream[BarItem]:
     """One `BarItem` per asset and phase, from ticks and boundaries on one path."""
-    return stateful("assemble", ticks, Assemble(packs.features), AssemblyState)
+    return stateful("assemble", ticks, Assemble(packs.features), Packed(AssemblyState))
 
 
 def mark(bars: KeyedStream[BarItem], packs: Packs) -> KeyedStream[RowItem]:
     """Normalise bars into rows and find the candidates on them."""
-    rows: KeyedStream[RowItem] = stateful("normalize", bars, Normalize(packs), NormaliseState)
+    normalize = Normalize(packs)
+    rows: KeyedStream[RowItem] = stateful("normalize", bars, normalize, normalize.codec())
     detect = Detect(packs)
 
     def batch(items: list[tuple[str, RowItem]]) -> list[tuple[str, RowItem]]:

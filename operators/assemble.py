@@ -9,14 +9,15 @@ Build plan 2.2, 3.4, 8.5; design 2, D3, D4, D21.
 from __future__ import annotations
 
 from math import fsum
+from operator import attrgetter
 
 import msgspec
 
-from operators.formulas import flow, liquidity
+from operators.formulas import flow, liquidity, positioning
 from operators.formulas.elementary import median, round12, rounded
 from operators.formulas.price import range_ratio, realized_volatility, simple_return
-from operators.lattice import MINUTE_MS, iso, minute_of
-from operators.quality import grade
+from operators.lattice import HOUR_MS, MINUTE_MS, iso, minute_of
+from operators.quality import grade, prices_at_odds
 from operators.records import (
     Asset,
     Bar,
@@ -35,6 +36,7 @@ from packs.schema import FeaturePack
 
 DUPLICATE = "duplicate"
 LATE = "late"
+HISTORY = "history"
 FUTURE = "future"
 CROSSED = "crossed"
 ABSURD_PRICE = "absurd_price"
@@ -45,6 +47,12 @@ CLOSED_KEYS_MAX = 256
 # Buffered messages of one asset and minute; the busiest real minute has about 5,000 prints.
 MINUTE_MESSAGES_MAX = 200_000
 RET_LOOKBACK_MS = 30_000
+# Feeds that carry perp contexts: one subscription per coin, or one for all.
+CONTEXT_CHANNELS = ("activeAssetCtx", "context")
+
+DEPTH_COLUMNS = ("obi_top5_mean_m_1", "depth_top5_quote_median_m_1")
+
+_time_of = attrgetter("time_ms")
 
 
 class Minute(msgspec.Struct):
@@ -62,21 +70,26 @@ class Sealed(msgspec.Struct):
 
     minute_ms: int
     columns: Columns
-    gap: str | None
+    extras: Columns
+    feed: Feed
     dropped: dict[str, int]
     amended: bool = False
 
 
 class AssemblyState(msgspec.Struct):
-    """Everything assembly remembers of one asset."""
+    """Everything assembly remembers of one asset.
 
-    version: int = 1
+    sample, funding_rate : newest open-interest sample and newest rate of the closed minutes.
+    """
+
+    version: int = 2
     minutes: dict[int, Minute] = {}
     final_ms: int = 0
     sealed: Sealed | None = None
     quote: Quote | None = None
     book: Book | None = None
-    context: Context | None = None
+    sample: Context | None = None
+    funding_rate: float | None = None
     closed_keys: list[tuple[int, int]] = []
     dropped: dict[str, int] = {}
     asset: Asset | None = None
@@ -124,7 +137,7 @@ class Assemble:
         label = minute_of(trade.time_ms)
         key = (trade.time_ms, trade.tid)
         if label <= state.final_ms:
-            _drop(state, DUPLICATE if key in state.closed_keys else LATE)
+            _drop(state, DUPLICATE if key in state.closed_keys else _lateness(trade, label))
             _remember_closed(state, [key])
             return
         minute = self._minute(state, label, trade.time_ms, trade.arrival_ns)
@@ -146,6 +159,8 @@ class Assemble:
             known = getattr(state, current)
             if known is None or record.time_ms >= known.time_ms:
                 setattr(state, current, record)
+                if state.sealed is not None:
+                    state.sealed.amended = True  # the sealed minute began with another state
             return
         minute = self._minute(state, label, record.time_ms, record.arrival_ns)
         if minute is not None:
@@ -169,7 +184,8 @@ class Assemble:
         minute = state.minutes.get(label)
         if minute is None:
             minute = state.minutes[label] = Minute()
-        if len(minute.trades) + len(minute.quotes) + len(minute.books) >= MINUTE_MESSAGES_MAX:
+        buffered = len(minute.trades) + len(minute.quotes) + len(minute.books)
+        if buffered + len(minute.contexts) >= MINUTE_MESSAGES_MAX:
             _drop(state, OVERFLOW)
             return None
         return minute
@@ -180,85 +196,167 @@ class Assemble:
         phase = boundary.phase
         _fold_history(state, phase.minute_ms)
         dropped, state.dropped = state.dropped, {}
-        columns = self._columns(state, boundary, dropped)
-        state.sealed = Sealed(phase.minute_ms, columns, boundary.feed.gap, dropped)
-        return _bar_item(boundary, columns, revision=0)
+        columns, extras = self._columns(state, boundary, dropped)
+        state.sealed = Sealed(phase.minute_ms, columns, extras, boundary.feed, dropped)
+        return _bar_item(boundary, columns, extras, revision=0)
 
     def _finish(self, state: AssemblyState, boundary: Boundary) -> BarItem:
         phase, sealed = boundary.phase, state.sealed
         if sealed is None or sealed.minute_ms != phase.minute_ms:
             return BarItem(phase, boundary.asset.asset_uid, None)  # joined after the seal
         item = BarItem(phase, boundary.asset.asset_uid, None)
-        if sealed.amended or boundary.feed.gap != sealed.gap:
-            columns = self._columns(state, boundary, sealed.dropped)
-            if _differs(columns, sealed.columns):
-                item = _bar_item(boundary, columns, revision=1)
+        if sealed.amended or _hole_of(boundary.feed) != _hole_of(sealed.feed):
+            columns, extras = self._columns(state, boundary, sealed.dropped)
+            if _differs(columns, sealed.columns) or extras != sealed.extras:
+                item = _bar_item(boundary, columns, extras, revision=1)
         _carry_over(state, phase.minute_ms)
         return item
 
     def _columns(
         self, state: AssemblyState, boundary: Boundary, dropped: dict[str, int]
-    ) -> Columns:
-        """Compute every raw column of a minute from its buffer and the state before it."""
+    ) -> tuple[Columns, Columns]:
+        """Compute every raw column of a minute, and the extras, from its buffer and the state
+        before it."""
         label = boundary.phase.minute_ms
         minute = state.minutes.get(label) or Minute()
         channels = boundary.asset.channels
         quotes = sorted(_quotes_of(minute, channels), key=_time_of)
-        carry = state.quote if "bbo" in channels else _top_of(state.book)
+        carry = _carried_quote(state, channels)
         covered = liquidity.spans(carry, quotes, label - MINUTE_MS, label)
+        mids = [mid for span in covered if (mid := span.mid) is not None]
         prints = sorted(minute.trades, key=_time_of)
-        trades = self._plausible(prints, covered)
+        trades = self._plausible(prints, mids)
         has_quotes = "bbo" in channels or "l2Book" in channels
+        tracked = any(name in channels for name in CONTEXT_CHANNELS)
         columns: Columns = {}
-        columns |= _price_columns(trades, covered)
+        columns |= _price_columns(trades, mids)
         if has_quotes:
-            columns |= _mid_columns(columns, covered, label)
+            columns |= _mid_columns(columns, covered, mids, label)
+        if not mids:
+            columns["rv_m_1"] = rounded(realized_volatility([trade.px for trade in trades]))
         if "trades" in channels:
             columns |= _flow_columns(trades)
+        if tracked:
+            columns |= self._positioning_columns(state, minute, label)
         if has_quotes:
             columns |= _spread_columns(covered)
+        if "l2Book" in channels:
+            columns |= self._depth_columns(state, minute, label)
         counts = dict(dropped)
         if len(prints) > len(trades):
             counts[ABSURD_PRICE] = len(prints) - len(trades)
         columns |= _dropped_columns(counts)
         staleness = _book_staleness_ms(minute, state, boundary) if has_quotes else None
         columns |= _lag_columns(boundary.phase, boundary.feed, staleness)
-        reasons = self._reasons(columns, boundary, staleness, has_quotes)
+        reasons = self._feed_reasons(boundary.feed, counts)
+        reasons += self._price_reasons(columns, staleness, has_quotes)
+        if tracked:
+            reasons += self._positioning_reasons(columns, minute)
+        if "l2Book" in channels and None in (columns[name] for name in DEPTH_COLUMNS):
+            reasons.append("book_missing")
         columns["dq_status"], columns["dq_reasons"] = grade(reasons)
         columns["source"] = "ws"
-        return columns
+        return columns, _extras(carry, quotes, label) if "bbo" in channels else {}
 
-    def _plausible(self, trades: list[Trade], covered: list[liquidity.Span]) -> list[Trade]:
+    def _plausible(self, trades: list[Trade], mids: list[float]) -> list[Trade]:
         """Drop prints further than a factor from the minute's price level."""
-        if not trades:
-            return trades
-        mids = [span.mid for span in covered if span.mid is not None]
         prices = [trade.px for trade in trades] + mids
-        level = mids[0] if mids and len(prices) < 3 else median(prices)
         factor = self._quality.absurd_price_factor
+        if not trades or max(prices) <= min(prices) * factor:
+            return trades  # as nearly always: wherever the level is, nothing is far from it
+        level = mids[0] if mids and len(prices) < 3 else median(prices)
         return [t for t in trades if level <= t.px * factor and t.px <= level * factor]
 
-    def _reasons(
-        self, columns: Columns, boundary: Boundary, staleness: int | None, has_quotes: bool
-    ) -> list[str]:
-        quality, feed = self._quality, boundary.feed
-        reasons = []
+    # --- positioning and depth ---------------------------------------------------------------
+
+    def _positioning_columns(self, state: AssemblyState, minute: Minute, label: int) -> Columns:
+        """Open interest, funding and basis; levels are NULL when the newest sample is old."""
+        samples = [context for context in minute.contexts if positioning.is_sample(context)]
+        newest = samples[-1] if samples else state.sample
+        funding = positioning.newest_funding(minute.contexts, state.funding_rate)
+        columns: Columns = {
+            "oi_staleness_ms": None,
+            "oi_open": None,
+            "oi_close": None,
+            "oi_min": None,
+            "oi_max": None,
+            "oi_close_base": None,
+            "mark_close": None,
+            "funding_h_1": rounded(funding),
+            "basis_bp_m_1": rounded(positioning.basis_bp(minute.contexts)),
+            "time_to_next_funding_sec": (HOUR_MS - label % HOUR_MS) // 1000,
+        }
+        if newest is None:
+            return columns
+        staleness = label - newest.arrival_ns // 1_000_000
+        columns["oi_staleness_ms"] = staleness
+        if staleness <= self._quality.oi_staleness_ms_max:
+            levels = [positioning.open_interest_quote(sample) for sample in samples or [newest]]
+            columns["oi_open"], columns["oi_close"] = levels[0], levels[-1]
+            columns["oi_min"], columns["oi_max"] = min(levels), max(levels)
+            columns["oi_close_base"] = rounded(newest.open_interest_base)
+            columns["mark_close"] = rounded(newest.mark_px)
+        return columns
+
+    def _depth_columns(self, state: AssemblyState, minute: Minute, label: int) -> Columns:
+        """Imbalance and depth of the top levels; NULL without a fresh snapshot (plan 5.5)."""
+        books = sorted(minute.books, key=_time_of)
+        if not books or label - books[-1].time_ms > self._quality.depth_staleness_ms_max:
+            return dict.fromkeys(DEPTH_COLUMNS)
+        snapshots = [(book.time_ms, liquidity.depth_of(book)) for book in books]
+        start, carry = label - MINUTE_MS, None
+        limit = self._quality.depth_staleness_ms_max
+        if state.book is not None and start - state.book.time_ms <= limit:
+            carry = liquidity.depth_of(state.book)
+        mean = liquidity.imbalance_mean(carry, snapshots, start, label)
+        return {
+            "obi_top5_mean_m_1": rounded(mean),
+            "depth_top5_quote_median_m_1": rounded(liquidity.depth_median(snapshots)),
+        }
+
+    # --- quality -----------------------------------------------------------------------------
+
+    def _feed_reasons(self, feed: Feed, dropped: dict[str, int]) -> list[str]:
+        quality, reasons = self._quality, []
         if feed.gap is not None:
             reasons.append("gap")
-        if columns["close"] is None:
-            reasons.append("no_data")
-        if has_quotes and (staleness is None or staleness > quality.book_staleness_ms_max):
-            reasons.append("book_stale")
-        if has_quotes and columns["mid_close"] is None:
-            reasons.append("book_one_sided")
-        if columns.get("trade_count_m_1") == 0:
-            reasons.append("quiet")
+            if feed.outage:
+                reasons.append("outage")
+            if feed.resync:
+                reasons.append("resync")
+        if dropped.get(LATE, 0) >= quality.late_ticks_partial:
+            reasons.append("late")
         if feed.clock_skew_ms is not None:
             skew = abs(feed.clock_skew_ms)
             if skew > quality.clock_skew_ms_stale:
                 reasons.append("clock_stale")
             elif skew > quality.clock_skew_ms_partial:
                 reasons.append("clock_late")
+        return reasons
+
+    def _price_reasons(
+        self, columns: Columns, staleness: int | None, has_quotes: bool
+    ) -> list[str]:
+        reasons = []
+        if columns["close"] is None:
+            reasons.append("no_data")
+        if prices_at_odds(columns):
+            reasons.append("price_sanity")
+        if has_quotes:
+            if staleness is None or staleness > self._quality.book_staleness_ms_max:
+                reasons.append("book_stale")
+            if columns["mid_close"] is None:
+                reasons.append("book_one_sided")
+        if columns.get("trade_count_m_1") == 0:
+            reasons.append("quiet")
+        return reasons
+
+    def _positioning_reasons(self, columns: Columns, minute: Minute) -> list[str]:
+        reasons = []
+        if columns["oi_close"] is None:
+            reasons.append("oi_stale")
+        if minute.contexts and not any(map(positioning.has_index, minute.contexts)):
+            reasons.append("index_missing")
         return reasons
 
 
@@ -269,6 +367,12 @@ def _drop(state: AssemblyState, reason: str, count: int = 1) -> None:
     state.dropped[reason] = state.dropped.get(reason, 0) + count
 
 
+def _lateness(trade: Trade, label: int) -> str:
+    """Tell a print that came late from one that is replayed after a subscription (design D3)."""
+    late = trade.arrival_ns // 1_000_000 - label <= MINUTE_MS
+    return LATE if late else HISTORY
+
+
 def _mark_amended(state: AssemblyState, label: int) -> None:
     if state.sealed is not None and state.sealed.minute_ms == label:
         state.sealed.amended = True
@@ -277,9 +381,9 @@ def _mark_amended(state: AssemblyState, label: int) -> None:
 def _fold_history(state: AssemblyState, label: int) -> None:
     """At an asset's first seal: what is dated before that minute is history, not flow (D3)."""
     for old in sorted(minute for minute in state.minutes if minute < label):
-        late = len(state.minutes[old].trades)
-        if late:
-            _drop(state, LATE, late)
+        history = len(state.minutes[old].trades)
+        if history:
+            _drop(state, HISTORY, history)
         _carry_over(state, old)
 
 
@@ -297,17 +401,15 @@ def _carry_over(state: AssemblyState, label: int) -> None:
             known = getattr(state, current)
             if known is None or newest.time_ms >= known.time_ms:
                 setattr(state, current, newest)
-    if minute.contexts:
-        state.context = minute.contexts[-1]
+    for context in minute.contexts:
+        if positioning.is_sample(context):
+            state.sample = context
+    state.funding_rate = positioning.newest_funding(minute.contexts, state.funding_rate)
     _remember_closed(state, [(trade.time_ms, trade.tid) for trade in minute.trades])
 
 
 def _remember_closed(state: AssemblyState, keys: list[tuple[int, int]]) -> None:
     state.closed_keys = (state.closed_keys + keys)[-CLOSED_KEYS_MAX:]
-
-
-def _time_of(record: Trade | Quote | Book) -> int:
-    return record.time_ms
 
 
 # --- columns -------------------------------------------------------------------------------------
@@ -317,21 +419,27 @@ def _quotes_of(minute: Minute, channels: tuple[str, ...]) -> list[Quote]:
     """Return the quotes of a minute; without a bbo feed the book's best levels stand in."""
     if "bbo" in channels:
         return minute.quotes
-    tops = [_top_of(book) for book in minute.books]
-    return [top for top in tops if top is not None and not liquidity.is_crossed(top)]
+    tops = [_top_of(book) for book in minute.books] if "l2Book" in channels else []
+    return [top for top in tops if top is not None]
 
 
-def _top_of(book: Book | None) -> Quote | None:
-    if book is None:
-        return None
+def _carried_quote(state: AssemblyState, channels: tuple[str, ...]) -> Quote | None:
+    """Return the top of book that holds when the minute begins."""
+    if "bbo" in channels:
+        return state.quote
+    return _top_of(state.book) if "l2Book" in channels and state.book is not None else None
+
+
+def _top_of(book: Book) -> Quote | None:
+    """Return the best levels of a book, NULL (None) where they contradict each other."""
     bid_px, bid_sz = book.bids[0] if book.bids else (None, None)
     ask_px, ask_sz = book.asks[0] if book.asks else (None, None)
-    return Quote(book.arrival_ns, book.time_ms, bid_px, bid_sz, ask_px, ask_sz)
+    top = Quote(book.arrival_ns, book.time_ms, bid_px, bid_sz, ask_px, ask_sz)
+    return None if liquidity.is_crossed(top) else top
 
 
-def _price_columns(trades: list[Trade], covered: list[liquidity.Span]) -> Columns:
+def _price_columns(trades: list[Trade], mids: list[float]) -> Columns:
     """OHLC from prints, else from the mids in force."""
-    mids = [span.mid for span in covered if span.mid is not None]
     prices = [trade.px for trade in trades] or mids
     if not prices:
         return {"open": None, "high": None, "low": None, "close": None}
@@ -343,9 +451,10 @@ def _price_columns(trades: list[Trade], covered: list[liquidity.Span]) -> Column
     }
 
 
-def _mid_columns(ohlc: Columns, covered: list[liquidity.Span], label: int) -> Columns:
+def _mid_columns(
+    ohlc: Columns, covered: list[liquidity.Span], mids: list[float], label: int
+) -> Columns:
     """Mid at the close, its 30 s return, realised volatility, range."""
-    mids = [span.mid for span in covered if span.mid is not None]
     mid_close = rounded(covered[-1].mid) if covered else None
     before = liquidity.mid_at(covered, label - RET_LOOKBACK_MS)
     return {
@@ -407,9 +516,21 @@ def _book_staleness_ms(minute: Minute, state: AssemblyState, boundary: Boundary)
     return max(0, label - newest)
 
 
-def _bar_item(boundary: Boundary, columns: Columns, *, revision: int) -> BarItem:
+def _extras(carry: Quote | None, quotes: list[Quote], label: int) -> Columns:
+    """Return the columns on trial; one that is NULL is left out."""
+    now = liquidity.microprice(liquidity.quote_at(carry, quotes, label))
+    before = liquidity.microprice(liquidity.quote_at(carry, quotes, label - RET_LOOKBACK_MS))
+    drift = rounded(simple_return(now, before))
+    return {} if drift is None else {"microprice_drift_s_30": drift}
+
+
+def _hole_of(feed: Feed) -> tuple[str | None, bool, bool]:
+    return feed.gap, feed.outage, feed.resync
+
+
+def _bar_item(boundary: Boundary, columns: Columns, extras: Columns, *, revision: int) -> BarItem:
     asset, phase = boundary.asset, boundary.phase
-    bar = Bar(asset.asset_uid, asset.symbol, phase.minute_ms, revision, columns)
+    bar = Bar(asset.asset_uid, asset.symbol, phase.minute_ms, revision, columns, extras)
     return BarItem(phase, asset.asset_uid, bar)
 
 

@@ -8,6 +8,7 @@ file has none; a bars file has no quotes, so its close stands in for the mid.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import fsum
 from typing import Protocol
 
 import msgspec
@@ -15,7 +16,7 @@ import msgspec
 from operators.formulas.elementary import round12, rounded
 from operators.formulas.price import range_ratio
 from operators.lattice import MINUTE_MS, iso
-from operators.quality import grade
+from operators.quality import grade, prices_at_odds
 from operators.records import Bar, BarItem, Columns, Phase
 
 SOURCE = "bars"
@@ -78,7 +79,10 @@ def _close_minute(symbols: list[str], label: int, bars: Mapping[str, RawBar]) ->
 
 
 def bar_columns(raw: RawBar | None, label: int) -> Columns:
-    """Return the raw columns of an imported bar; None is a minute the file does not have."""
+    """Return the raw columns of an imported bar; None is a minute the file does not have.
+
+    A column that the file cannot fill is left out, as for a feed that is not subscribed.
+    """
     columns: Columns = {
         "ingest_ts": iso(label),
         "ingest_lag_ms": 0,
@@ -93,8 +97,7 @@ def bar_columns(raw: RawBar | None, label: int) -> Columns:
         columns["dq_status"], columns["dq_reasons"] = grade(["gap"])
         return columns
     high, low, close = round12(raw.high), round12(raw.low), round12(raw.close)
-    total, buys = round12(raw.volume_quote), raw.taker_buy_quote
-    sells = None if buys is None else round12(max(total - buys, 0.0))
+    total = round12(raw.volume_quote)
     columns |= {
         "open": round12(raw.open),
         "high": high,
@@ -104,12 +107,15 @@ def bar_columns(raw: RawBar | None, label: int) -> Columns:
         "ret_s_30": None,
         "rv_m_1": None,
         "atr_proxy_m_1": rounded(range_ratio(high, low, close)),
-        "v_buy_m_1": rounded(buys),
-        "v_sell_m_1": sells,
         "v_total_m_1": total,
         "trade_count_m_1": raw.trade_count,
-        "cvd_delta_m_1": None if buys is None or sells is None else round12(buys - sells),
     }
+    if raw.taker_buy_quote is not None and raw.taker_buy_quote >= 0.0:
+        buys = min(round12(raw.taker_buy_quote), total)
+        sells = round12(total - buys)
+        delta = round12(fsum((buys, -sells)))
+        columns |= {"v_buy_m_1": buys, "v_sell_m_1": sells, "cvd_delta_m_1": delta}
+    reasons = ["price_sanity"] if prices_at_odds(columns) else []
     quiet = total == 0.0 if raw.trade_count is None else raw.trade_count == 0
-    columns["dq_status"], columns["dq_reasons"] = grade(["quiet"] if quiet else [])
+    columns["dq_status"], columns["dq_reasons"] = grade([*reasons, "quiet"] if quiet else reasons)
     return columns

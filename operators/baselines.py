@@ -8,19 +8,18 @@ age it. Nothing is rounded here. Every constant comes from the feature pack.  Nu
 
 import math
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from copy import copy
 from hashlib import blake2b
-from itertools import pairwise
 from typing import Literal
 
 import msgspec
 
 from operators.formulas import elementary
-from operators.formulas.sketch import Sketch
+from operators.formulas.sketch import Sketch, key
 from operators.records import DQ_OK, DQ_PARTIAL, DQ_STALE
 
-STATE_VERSION = 1  # of the fields of Baseline, their meaning and their serialisation
+STATE_VERSION = 2  # of the fields of Baseline, their meaning and their serialisation
 DAY_MS = 86_400_000
 INIT_PASSES = 3  # refinements of scale and location from the first samples, numerics 5
 
@@ -34,6 +33,7 @@ class Feature(msgspec.Struct, frozen=True):
     s_min : floor of the scale, in transformed units.
     d_min : floor of the divisor inside asinh, in units of x; None for the other transforms.
     x_zero : |x| up to here counts as zero in the sketch, in units of x.
+    ranked : whether q is asked for; it is half of the cost of a bar. Without it q is None.
     Numerics 2.
     """
 
@@ -42,6 +42,7 @@ class Feature(msgspec.Struct, frozen=True):
     s_min: float
     d_min: float | None
     x_zero: float
+    ranked: bool = True
 
     def __post_init__(self) -> None:
         assert (self.d_min is not None) == (self.transform == "asinh"), (
@@ -118,12 +119,43 @@ class Baseline(msgspec.Struct):
         return twin
 
 
-class Normalised(msgspec.Struct, frozen=True):
+class Checkpoint(msgspec.Struct, frozen=True, array_like=True):
+    """What one bar may change in a Baseline, as it was before the bar: enough to undo the bar.
+
+    clamp_lo to t : as in Baseline and its sketch. key : bin of the bar's value, None for NULL;
+    weight : what that bin held, None when it was not in use.
+    buf : copy, where the bar ends the warm-up. faded : bins and weights that the bar drops if it
+    starts a day. sketch : copy, where the bar rescales all weights (every 40 half-lives).
+    About 100 bytes in MessagePack without copies.
+    """
+
+    clamp_lo: float
+    clamp_hi: float
+    n: int
+    m: float
+    v: float
+    Wm: float
+    Ws: float
+    d: float
+    day: int | None
+    null_count: int
+    last_ts_ms: int | None
+    w: float
+    t: float
+    key: int | None
+    weight: float | None
+    buf: list[float] | None
+    faded: list[tuple[int, float]] | None
+    sketch: Sketch | None
+
+
+class Normalised(msgspec.Struct, frozen=True, gc=False):
     """A value seen through its baseline. z and q are not rounded.
 
     z : sigma, never clamped. q : decayed mid-rank in [0, 1]. Both None when the value is NULL or
         stale, or during warm-up.
     mean, scale : location and floored scale behind z, transformed units; None during warm-up.
+    divisor : d behind z of an asinh feature, units of x; None during warm-up and for the others.
     floored : the scale is its floor, as on a book that is always one tick wide.
     clamp_lo, clamp_hi : bounds of z for scoring. confidence : of q, by n accepted samples.
     """
@@ -132,6 +164,7 @@ class Normalised(msgspec.Struct, frozen=True):
     q: float | None
     mean: float | None
     scale: float | None
+    divisor: float | None
     floored: bool
     clamp_lo: float
     clamp_hi: float
@@ -174,14 +207,101 @@ def apply(
         state.null_count += 1
         return _normalised(state, None, None, feature, robust)
     assert _in_domain(x, feature), f"{x!r} is no value of {feature.name} at {label_ms}"
+    k = key(x, feature.x_zero)
     if dq == DQ_OK:
         _advance(state, label_ms)
-        y = _update(state, x, (label_ms - 1) // DAY_MS, feature, decay, robust)
+        y = _update(state, x, k, (label_ms - 1) // DAY_MS, feature, decay, robust)
     elif dq == DQ_PARTIAL and state.n >= robust.min_samples:
         y = _transformed(x, state.d, feature)
     else:
         y = None
-    return _normalised(state, x, y, feature, robust)
+    return _normalised(state, k, y, feature, robust)
+
+
+# --- undo ------------------------------------------------------------------------------------
+
+
+def checkpoint(
+    state: Baseline,
+    x: float | None,
+    *,
+    label_ms: int,
+    feature: Feature,
+    decay: Decay,
+    robust: Robust,
+) -> Checkpoint:
+    """What `restore` needs to undo `apply` of this bar, whatever its dq. Numerics 11.7.
+
+    Taken before the bar, with the arguments that apply gets.
+    """
+    k = weight = buf = faded = copied = None
+    sketch = state.sketch
+    if x is not None:
+        assert _in_domain(x, feature), f"{x!r} is no value of {feature.name} at {label_ms}"
+        k = key(x, feature.x_zero)
+        weight = sketch.weight_at(k)
+        if state.n + 1 == robust.min_samples:
+            buf = state.buf.copy()
+        if state.day is not None and state.day != (label_ms - 1) // DAY_MS:
+            faded = sketch.lighter(robust.sketch_prune_share)
+        if sketch.rescales(decay.growth):
+            copied = sketch.copy()
+    return Checkpoint(
+        state.clamp_lo,
+        state.clamp_hi,
+        state.n,
+        state.m,
+        state.v,
+        state.Wm,
+        state.Ws,
+        state.d,
+        state.day,
+        state.null_count,
+        state.last_ts_ms,
+        sketch.w,
+        sketch.t,
+        k,
+        weight,
+        buf,
+        faded,
+        copied,
+    )
+
+
+def restore(state: Baseline, before: Checkpoint) -> None:
+    """Put a state back to what it was before the one bar applied since, bit for bit, in place.
+
+    The checkpoint stays good for that bar and value: it can be applied and undone again.
+    """
+    assert state.n - before.n in (0, 1), f"{state.n - before.n} bars since the checkpoint, not one"
+    state.clamp_lo = before.clamp_lo
+    state.clamp_hi = before.clamp_hi
+    state.n = before.n
+    state.m = before.m
+    state.v = before.v
+    state.Wm = before.Wm
+    state.Ws = before.Ws
+    state.d = before.d
+    state.day = before.day
+    state.null_count = before.null_count
+    state.last_ts_ms = before.last_ts_ms
+    if before.buf is not None:
+        state.buf = before.buf.copy()
+    else:
+        del state.buf[before.n :]  # during warm-up it holds all samples, later none
+    if before.sketch is not None:
+        state.sketch = before.sketch.copy()
+        return
+    sketch = state.sketch
+    sketch.w = before.w
+    sketch.t = before.t
+    for k, weight in before.faded or ():
+        sketch.put_at(k, weight)
+    if before.key is not None:
+        sketch.put_at(before.key, before.weight)
+
+
+# --- steps of a bar --------------------------------------------------------------------------
 
 
 def _advance(state: Baseline, label_ms: int) -> None:
@@ -191,11 +311,9 @@ def _advance(state: Baseline, label_ms: int) -> None:
 
 
 def _in_domain(x: float, feature: Feature) -> bool:
-    if not math.isfinite(x):
-        return False
     if feature.transform == "asinh":
-        return True
-    return x > 0.0 if feature.transform == "log" else x >= 0.0
+        return -math.inf < x < math.inf
+    return 0.0 < x < math.inf if feature.transform == "log" else 0.0 <= x < math.inf
 
 
 def _transformed(x: float, d: float, feature: Feature) -> float:
@@ -211,9 +329,12 @@ def _transformed(x: float, d: float, feature: Feature) -> float:
 
 
 def _update(
-    state: Baseline, x: float, day: int, feature: Feature, decay: Decay, robust: Robust
+    state: Baseline, x: float, k: int, day: int, feature: Feature, decay: Decay, robust: Robust
 ) -> float | None:
-    """Steps 1 to 5 of numerics 5: move the state, return g(x), None before min_samples."""
+    """Steps 1 to 5 of numerics 5: move the state, return g(x), None before min_samples.
+
+    k : bin of x.
+    """
     if day != state.day:
         if state.day is not None:
             state.sketch.prune(robust.sketch_prune_share)
@@ -221,7 +342,7 @@ def _update(
                 state.clamp_lo, state.clamp_hi = _clamp_bounds(state, feature, robust)
         state.day = day
     state.n += 1
-    state.sketch.add(x, decay.growth, feature.x_zero)
+    state.sketch.add_at(k, decay.growth)
     state.Wm = (1.0 - decay.a_m) * state.Wm + 1.0
     state.Ws = (1.0 - decay.a_s) * state.Ws + 1.0
     if state.n <= robust.min_samples:
@@ -284,44 +405,46 @@ def _clamp_bounds(state: Baseline, feature: Feature, robust: Robust) -> tuple[fl
 
 
 def _normalised(
-    state: Baseline, x: float | None, y: float | None, feature: Feature, robust: Robust
+    state: Baseline, k: int | None, y: float | None, feature: Feature, robust: Robust
 ) -> Normalised:
-    """Step 6 of numerics 5: z of y and q of x against the state as it is now."""
+    """Step 6 of numerics 5: z of y and q of bin k against the state as it is now."""
     n = state.n
     lo = state.clamp_lo
     hi = state.clamp_hi
     if n < robust.min_samples:
-        return Normalised(None, None, None, None, False, lo, hi, "none", n)
+        return Normalised(None, None, None, None, None, False, lo, hi, "none", n)
     m = state.m
+    d = None if feature.d_min is None else state.d
     s = math.sqrt(state.v)
     floored = s <= feature.s_min
     if floored:
         s = feature.s_min
     confidence: Confidence = "low" if n < robust.low_confidence_samples else "ok"
-    if x is None or y is None:
-        return Normalised(None, None, m, s, floored, lo, hi, confidence, n)
-    q = state.sketch.rank(x, feature.x_zero)
-    return Normalised((y - m) / s, q, m, s, floored, lo, hi, confidence, n)
+    if k is None or y is None:
+        return Normalised(None, None, m, s, d, floored, lo, hi, confidence, n)
+    q = state.sketch.rank_at(k) if feature.ranked else None
+    return Normalised((y - m) / s, q, m, s, d, floored, lo, hi, confidence, n)
 
 
 # --- bytes -----------------------------------------------------------------------------------
 #
-#   magic | version | scalars | len(buf) | len(bins) | buf | keys ascending | weights | digest
+#   magic | version | scalars | len(buf) | runs | bins | buf | runs: first key | runs: length
+#         | weights | digest
 #
-# Little-endian, 8-byte floats, never rounded, -0.0 as 0.0: equal states give equal bytes.
-# Numerics 11.4.
+# Keys of the sketch are written as runs of neighbours, ascending: most bins in use touch. Little-
+# endian, 8-byte floats, never rounded, -0.0 as 0.0: equal states give equal bytes. Numerics 11.4.
 
 _MAGIC = b"BASE"
 _HEAD = struct.Struct("<4sI")
-_SCALARS = struct.Struct("<qqBqBq9dII")
+_SCALARS = struct.Struct("<qqBqBq9dIII")
 _DIGEST_SIZE = 16
 
 
 def dump(state: Baseline) -> bytes:
     """Canonical bytes of a state, without loss; CorruptState if it holds an impossible value."""
     _check(state)
-    keys = sorted(state.sketch.bins)
-    weights = [state.sketch.bins[k] for k in keys]
+    starts, lengths = _runs_of(state.sketch.keys)
+    n_buf, n_runs, n_bins = len(state.buf), len(starts), len(state.sketch.keys)
     body = b"".join(
         (
             _HEAD.pack(_MAGIC, state.version),
@@ -333,12 +456,13 @@ def dump(state: Baseline) -> bytes:
                 state.last_ts_ms is not None,
                 state.last_ts_ms or 0,
                 *[x + 0.0 for x in _floats(state)],
-                len(state.buf),
-                len(keys),
+                n_buf,
+                n_runs,
+                n_bins,
             ),
-            struct.pack(f"<{len(state.buf)}d", *[x + 0.0 for x in state.buf]),
-            struct.pack(f"<{len(keys)}i", *keys),
-            struct.pack(f"<{len(keys)}d", *weights),
+            struct.pack(f"<{n_buf}d", *[x + 0.0 for x in state.buf]),
+            struct.pack(f"<{n_runs}i{n_runs}I", *starts, *lengths),
+            struct.pack(f"<{n_bins}d", *state.sketch.weights),
         )
     )
     return body + _digest(body)
@@ -366,14 +490,13 @@ def _parse(body: bytes) -> Baseline:
     if len(body) < at:
         raise CorruptState(f"expected at least {at} bytes, found {len(body)}")
     n, null_count, has_day, day, has_ts, ts_ms, *rest = _SCALARS.unpack_from(body, _HEAD.size)
-    m, v, wm, ws, d, clamp_lo, clamp_hi, w, t, n_buf, n_bins = rest
-    lists = struct.Struct(f"<{n_buf}d{n_bins}i{n_bins}d")
+    m, v, wm, ws, d, clamp_lo, clamp_hi, w, t, n_buf, n_runs, n_bins = rest
+    lists = struct.Struct(f"<{n_buf}d{n_runs}i{n_runs}I{n_bins}d")
     if len(body) != at + lists.size:
         raise CorruptState(f"expected {at + lists.size} bytes, found {len(body)}")
     values = lists.unpack_from(body, at)
-    keys = values[n_buf : n_buf + n_bins]
-    if any(a >= b for a, b in pairwise(keys)):
-        raise CorruptState("the keys of the sketch do not ascend")
+    at_lengths, at_weights = n_buf + n_runs, n_buf + 2 * n_runs
+    keys = _keys_of(values[n_buf:at_lengths], values[at_lengths:at_weights], n_bins)
     return Baseline(
         n=n,
         m=m,
@@ -387,8 +510,47 @@ def _parse(body: bytes) -> Baseline:
         clamp_hi=clamp_hi,
         null_count=null_count,
         last_ts_ms=ts_ms if has_ts else None,
-        sketch=Sketch(w, t, dict(zip(keys, values[n_buf + n_bins :], strict=True))),
+        sketch=Sketch(w, t, keys, list(values[at_weights:])),
     )
+
+
+def _runs_of(keys: list[int]) -> tuple[list[int], list[int]]:
+    """First key and length of each run of neighbouring keys; CorruptState unless keys ascend."""
+    if not keys:
+        return [], []
+    starts = [keys[0]]
+    ends: list[int] = []
+    end = keys[0]
+    for k in keys:
+        if k != end:
+            ends.append(end)
+            starts.append(k)
+        end = k + 1
+    ends.append(end)
+    _check_runs(starts, ends)
+    return starts, [end - start for start, end in zip(starts, ends, strict=True)]
+
+
+def _keys_of(starts: Sequence[int], lengths: Sequence[int], count: int) -> list[int]:
+    """The keys that `_runs_of` wrote; CorruptState unless they are `count` and ascend."""
+    ends = [start + length for start, length in zip(starts, lengths, strict=True)]
+    _check_runs(starts, ends)
+    found = 0
+    for length in lengths:
+        found += length
+    if found != count:
+        raise CorruptState(f"expected {count} keys of the sketch, found {found}")
+    keys: list[int] = []
+    for start, end in zip(starts, ends, strict=True):
+        keys.extend(range(start, end))
+    return keys
+
+
+def _check_runs(starts: Sequence[int], ends: Sequence[int]) -> None:
+    """Raise CorruptState unless no run is empty and there is a gap before the next one."""
+    empty = any(start >= end for start, end in zip(starts, ends, strict=True))
+    if empty or any(end >= start for end, start in zip(ends, starts[1:], strict=False)):
+        raise CorruptState("the keys of the sketch do not ascend")
 
 
 def _floats(state: Baseline) -> tuple[float, ...]:
@@ -410,7 +572,9 @@ def _check(state: Baseline) -> None:
         raise CorruptState(f"{len(state.buf)} samples are kept, {state.n} were accepted")
     if min(state.v, state.Wm, state.Ws, state.d, state.sketch.t) < 0.0 or state.sketch.w <= 0.0:
         raise CorruptState("a variance, divisor or weight is below zero")
-    weights = state.sketch.bins.values()
+    keys, weights = state.sketch.keys, state.sketch.weights
+    if len(keys) != len(weights):
+        raise CorruptState(f"the sketch has {len(keys)} keys and {len(weights)} weights")
     if not _all_finite(weights) or min(weights, default=1.0) <= 0.0:
         raise CorruptState("a weight of the sketch is not a positive number")
 

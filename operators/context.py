@@ -14,6 +14,7 @@ from operators.formulas.crosssection import dispersion, lead_index
 from operators.formulas.elementary import round12
 from operators.join import Join
 from operators.lattice import HOUR_MS, MINUTE_MS
+from operators.naming import Naming
 from operators.records import (
     DQ_OK,
     DQ_PARTIAL,
@@ -78,6 +79,7 @@ class Context:
     def __init__(self, packs: Packs) -> None:
         self._packs = packs
         self._policy = packs.universe
+        self._naming = Naming(packs.features)
         self._detectors: dict[str, Detector] = {d.detector_id: d for d in packs.detectors}
 
     def initial(self) -> ContextState:
@@ -205,7 +207,8 @@ class Context:
         rows = [state.last[tf][uid] for uid in sorted(state.last[tf])]
         covered = [row for row in rows if universe.is_covered(state.universe, row.asset_uid)]
         eligible = [row for row in covered if row.columns["dq_status"] == DQ_OK]
-        ranking = sorted(eligible, key=lambda r: (-r.columns["rs_score_m_5"], r.asset_uid))
+        rs_score = self._naming.stored("rs_score_m_5", tf)
+        ranking = sorted(eligible, key=lambda r: (-r.columns[rs_score], r.asset_uid))
         symbols = [row.symbol for row in ranking]
         columns: Columns = {
             **self._leader(state, eligible, ranking, rows),
@@ -213,8 +216,8 @@ class Context:
             "approx": state.approx,
             "rs_top": symbols[:RS_LIST_LENGTH],
             "rs_bottom": symbols[::-1][:RS_LIST_LENGTH],
-            "return_dispersion_m_5": _dispersion_of(eligible, "ret_m_5"),
-            "vol_dispersion_m_5": _dispersion_of(eligible, "z_vol_m_1"),
+            "return_dispersion_m_5": self._dispersion(eligible, "ret_m_5"),
+            "vol_dispersion_m_5": self._dispersion(eligible, "z_vol_m_1"),
             "eligible_count": len(eligible),
             "excluded_count": len(covered) - len(eligible),
             "universe_size": universe.size(state.universe),
@@ -224,7 +227,15 @@ class Context:
         columns |= _frame_quality(len(eligible), self._policy.min_assets_for_context)
         revision = state.revisions.get(tf, -1) + 1
         state.revisions[tf] = revision
-        return Frame(tf, label, revision, columns)
+        spread = self._dispersion(eligible, "rs_score_m_5")
+        extras = {} if spread is None else {"rs_dispersion_m_5": spread}
+        return Frame(tf, label, revision, columns, extras)
+
+    def _dispersion(self, rows: list[Row], name: str) -> float | None:
+        """Return the dispersion of a column over the rows that know it."""
+        values = [self._naming.read(row, name) for row in rows]
+        value = dispersion([value for value in values if isinstance(value, float)])
+        return None if value is None else round12(value)
 
     def _leader(
         self, state: ContextState, eligible: list[Row], ranking: list[Row], rows: list[Row]
@@ -236,7 +247,7 @@ class Context:
         pool = [row for row in eligible if row.symbol in majors or row.asset_uid in named]
         best, best_lead = None, LEADER_EPSILON
         for row in pool:
-            lead = _lead_of(row)
+            lead = self._lead(row)
             if lead == best_lead:
                 best = None  # a tie: nobody leads (plan 6.4)
             elif lead > best_lead:
@@ -251,6 +262,14 @@ class Context:
             "leader_uid": best.asset_uid,
             "dominance_share": self._dominance(state, best, eligible),
         }
+
+    def _lead(self, row: Row) -> float:
+        ret, z_vol, oi_roc = (
+            self._naming.read(row, name) for name in ("ret_m_5", "z_vol_m_1", "oi_roc_m_5")
+        )
+        if not isinstance(ret, float) or not isinstance(z_vol, float):
+            return 0.0
+        return lead_index(ret, z_vol, oi_roc if isinstance(oi_roc, float) else None)
 
     def _dominance(self, state: ContextState, leader: Row, eligible: list[Row]) -> float | None:
         since = leader.exchange_ts_ms - LEADER_WINDOW_MIN * MINUTE_MS
@@ -283,18 +302,6 @@ def _sum_since(past: Past, since_ms: int) -> float:
     return _total(
         [v for label, v in zip(past.labels, past.volumes, strict=True) if label > since_ms]
     )
-
-
-def _lead_of(row: Row) -> float:
-    ret, z_vol = row.columns["ret_m_5"], row.columns["z_vol_m_1"]
-    if ret is None or z_vol is None:
-        return 0.0
-    return lead_index(ret, z_vol, row.columns.get("oi_roc_m_5"))
-
-
-def _dispersion_of(rows: list[Row], name: str) -> float | None:
-    value = dispersion([row.columns[name] for row in rows if row.columns[name] is not None])
-    return None if value is None else round12(value)
 
 
 def _frame_quality(eligible: int, wanted: int) -> Columns:

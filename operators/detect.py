@@ -7,9 +7,7 @@ so that it can be accounted for.  Build plan 5.6, 8.7, 9; design 3, 5.
 
 from __future__ import annotations
 
-from typing import Any
-
-from operators.formulas import severity as formula
+from operators.naming import Naming
 from operators.records import DQ_OK, Candidate, Columns, Row, RowItem
 from packs.loader import MARKET_CLASSES, Detector, Packs
 
@@ -23,6 +21,7 @@ class Detect:
     """`RowItem` in, the same with flags and candidates out; `nulls` counts silenced triggers."""
 
     def __init__(self, packs: Packs) -> None:
+        self._naming = Naming(packs.features)
         active = [d for d in packs.detectors if is_active(d)]
         self._by_tf = {
             tf: tuple(d for d in active if tf in d.tfs and not d.needs_frame)
@@ -46,23 +45,23 @@ class Detect:
         return [RowItem(item.phase, item.asset_uid, rows, candidates)]
 
     def _flagged(self, row: Row) -> Row:
-        columns = dict(row.columns)
+        columns, view = dict(row.columns), self._naming.view(row)
         for name, detector in self._flags:
             if detector is not None:
-                columns[name] = _flag(detector, columns)
+                columns[self._naming.stored(name, row.tf)] = _flag(detector, view)
         return Row(
             row.asset_uid, row.symbol, row.tf, row.exchange_ts_ms, row.revision, columns, row.extras
         )
 
     def _candidates(self, row: Row) -> tuple[Candidate, ...]:
         found = []
-        columns = named(row)
+        columns = self._naming.view(row)
         for detector in self._by_tf[row.tf]:
             fired = detector.fires(columns)
             if fired is None:
                 self.nulls[detector.detector_id] = self.nulls.get(detector.detector_id, 0) + 1
             elif fired:
-                found.append(candidate_of(detector, columns, row))
+                found.append(candidate_of(detector, columns, row, self._naming))
         return tuple(found)
 
 
@@ -72,14 +71,9 @@ def is_active(detector: Detector) -> bool:
     return on and detector.event_class not in MARKET_CLASSES
 
 
-def named(row: Row) -> Columns:
-    """Return the row's columns with those of its identity that a pack may name."""
-    return {"symbol": row.symbol, **row.columns}
-
-
-def candidate_of(detector: Detector, columns: Columns, row: Row) -> Candidate:
+def candidate_of(detector: Detector, columns: Columns, row: Row, naming: Naming) -> Candidate:
     """Score inputs of a trigger that held: z columns are clamped for scoring only (numerics 8)."""
-    clamped = clamp(columns, row.extras.get("clamp", {}))
+    clamped = naming.clamped(row, columns)
     primary = detector.primary.evaluate(clamped)
     secondary = detector.secondary.evaluate(clamped) if detector.secondary is not None else 0.0
     return Candidate(
@@ -88,16 +82,6 @@ def candidate_of(detector: Detector, columns: Columns, row: Row) -> Candidate:
         secondary=float(secondary or 0.0),
         gate=gate_of(columns),
     )
-
-
-def clamp(columns: Columns, bounds: dict[str, Any]) -> Columns:
-    """Return the columns with every z inside its own bounds."""
-    clamped = dict(columns)
-    for name, (low, high) in bounds.items():
-        value = clamped.get(name)
-        if value is not None:
-            clamped[name] = formula.clamp(value, lo=low, hi=high)
-    return clamped
 
 
 def gate_of(columns: Columns) -> str | None:

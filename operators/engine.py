@@ -1,14 +1,15 @@
 """The thin layer between the steps and Bytewax.
 
 Rules of this file: a step is an object with `initial()` and `step(state, item) -> outputs`; the
-engine only feeds it and keeps its state; a snapshot is the state in MessagePack, so that neither
-class names nor later mutation matter.  Step ids are storage names: renaming one loses its state.
+engine only feeds it and keeps its state; a snapshot is bytes that the step's codec made, so that
+neither class names nor later mutation matter.  Step ids are storage names: renaming one loses its
+state.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import bytewax.operators as op
 import msgspec
@@ -32,9 +33,35 @@ class Step(Protocol[S, X_contra, Y]):
         """Take one item, change the state in place, return the outputs."""
 
 
+class Codec(Protocol[S]):
+    """State to bytes and back."""
+
+    def encode(self, state: S) -> bytes:
+        """Return the bytes of a state."""
+
+    def decode(self, data: bytes) -> S:
+        """Return the state that `encode` wrote."""
+
+
+class Packed(Generic[S]):
+    """A state in MessagePack: lossless doubles, no class names."""
+
+    def __init__(self, state_type: type[S]) -> None:
+        self._decode = msgspec.msgpack.Decoder(state_type).decode
+
+    def encode(self, state: S) -> bytes:
+        """Return the bytes of a state."""
+        return msgspec.msgpack.encode(state)
+
+    def decode(self, data: bytes) -> S:
+        """Return the state that `encode` wrote."""
+        return self._decode(data)
+
+
 class _Logic(StatefulBatchLogic[Any, Any, bytes]):
-    def __init__(self, step: Step[Any, Any, Any], state: Any) -> None:
+    def __init__(self, step: Step[Any, Any, Any], codec: Codec[Any], state: Any) -> None:
         self._step = step
+        self._codec = codec
         self._state = state
 
     def on_batch(self, values: list[Any]) -> tuple[list[Any], bool]:
@@ -44,18 +71,18 @@ class _Logic(StatefulBatchLogic[Any, Any, bytes]):
         return outputs, StatefulBatchLogic.RETAIN
 
     def snapshot(self) -> bytes:
-        return msgspec.msgpack.encode(self._state)
+        return self._codec.encode(self._state)
 
 
 @operator
 def stateful(
-    step_id: str, up: KeyedStream[Any], step: Step[Any, Any, Any], state_type: type
+    step_id: str, up: KeyedStream[Any], step: Step[Any, Any, Any], codec: Codec[Any]
 ) -> KeyedStream[Any]:
     """Run a step for every key of a stream."""
-    decode: Callable[[bytes], Any] = msgspec.msgpack.Decoder(state_type).decode
 
     def build(resumed: bytes | None) -> _Logic:
-        return _Logic(step, step.initial() if resumed is None else decode(resumed))
+        state = step.initial() if resumed is None else codec.decode(resumed)
+        return _Logic(step, codec, state)
 
     return op.stateful_batch("step", up, build)
 

@@ -9,7 +9,8 @@ from uuid import UUID
 import orjson
 
 from operators.lattice import iso
-from operators.records import Columns, Frame, Phase, Row
+from operators.naming import Naming
+from operators.records import Frame, Phase, Row
 from packs.loader import Detector, Packs
 
 CONTRACT_VERSION = "0.1"
@@ -70,6 +71,7 @@ def event_id(
 def draft_event(
     *,
     packs: Packs,
+    naming: Naming,
     producer: str,
     git_commit: str | None,
     phase: Phase,
@@ -110,7 +112,7 @@ def draft_event(
         "severity": severity,
         "novelty": {"first_seen_at": iso(first_seen_ms)},
         "debounce_key": f"{row.symbol}:{detector.event_class}:{row.tf}",
-        "local_state": _local_state(detector, columns),
+        "local_state": _local_state(detector, row, naming),
         "market_frame": {name: frame.columns.get(name) for name in FRAME_FIELDS},
         "membership": {
             name: columns[name] for name in ("is_in_universe", "is_hot", "universe_rev")
@@ -133,9 +135,14 @@ def draft_event(
     return event
 
 
-def _local_state(detector: Detector, columns: Columns) -> dict[str, Any]:
-    """Return what the detector saw: its inputs, the common panel, true flags and data quality."""
-    names = sorted({*PANEL, *detector.inputs, *detector.payload})
+def _local_state(detector: Detector, row: Row, naming: Naming) -> dict[str, Any]:
+    """Return what the detector saw: its inputs, the common panel, true flags and data quality.
+
+    Columns have the names they have on the row's timeframe.
+    """
+    columns = row.columns
+    wanted = {*PANEL, *detector.inputs, *detector.payload}
+    names = sorted({naming.stored(name, row.tf) for name in wanted})
     numbers = {
         name: columns[name]
         for name in names
@@ -146,6 +153,7 @@ def _local_state(detector: Detector, columns: Columns) -> dict[str, Any]:
         "status": columns["dq_status"],
         "ingest_lag_ms": columns["ingest_lag_ms"],
         "book_staleness_ms": columns["book_staleness_ms"],
+        "oi_staleness_ms": columns["oi_staleness_ms"],
     }
     for member in ("is_in_universe", "is_hot"):
         flags.pop(member, None)

@@ -62,6 +62,7 @@ class FeedState(msgspec.Struct):
     has_roster: bool = False
     holes: list[Hole] = []
     last_frame_ms: int | None = None
+    frame_before_ms: int | None = None
     delays_ms: dict[int, list[int]] = {}
     doubted_ns: int | None = None
     counts: dict[str, int] = {}
@@ -201,9 +202,16 @@ class FeedReader:
         else:
             state.next_seal_ms += MINUTE_MS
             self._adopt_roster(minute_ms)
+        holes = self._holes_in(minute_ms)
+        start_ms = minute_ms - MINUTE_MS
         feed = Feed(
-            gap=self._hole_in(minute_ms),
-            last_frame_ms=state.last_frame_ms,
+            gap=holes[0].cause if holes else None,
+            outage=any(
+                hole.start_ms <= start_ms and (hole.end_ms is None or hole.end_ms >= minute_ms)
+                for hole in holes
+            ),
+            resync=any(hole.end_ms is not None and hole.end_ms <= minute_ms for hole in holes),
+            last_frame_ms=self._last_frame_before(minute_ms),
             clock_skew_ms=max(state.delays_ms.get(minute_ms, ()), default=None),
         )
         phase = Phase(minute_ms, final, len(state.roster), now_ms)
@@ -211,13 +219,32 @@ class FeedReader:
         if final:
             self._forget(minute_ms)
 
-    def _hole_in(self, minute_ms: int) -> str | None:
-        """Return the cause of the first hole that overlaps the minute."""
+    def _hear(self, now_ms: int) -> None:
+        """Remember the newest venue frame, and the newest before its minute."""
+        state = self.state
+        if (
+            state.last_frame_ms is not None
+            and now_ms // MINUTE_MS > state.last_frame_ms // MINUTE_MS
+        ):
+            state.frame_before_ms = state.last_frame_ms
+        state.last_frame_ms = now_ms
+
+    def _last_frame_before(self, minute_ms: int) -> int | None:
+        """Return the newest frame that came before a minute's close; no minute closes later than
+        one minute after it."""
+        state = self.state
+        if state.last_frame_ms is not None and state.last_frame_ms >= minute_ms:
+            return state.frame_before_ms
+        return state.last_frame_ms
+
+    def _holes_in(self, minute_ms: int) -> list[Hole]:
+        """Return the holes that overlap the minute."""
         start = minute_ms - MINUTE_MS
-        for hole in self.state.holes:
-            if hole.start_ms < minute_ms and (hole.end_ms is None or hole.end_ms > start):
-                return hole.cause
-        return None
+        return [
+            hole
+            for hole in self.state.holes
+            if hole.start_ms < minute_ms and (hole.end_ms is None or hole.end_ms > start)
+        ]
 
     def _forget(self, minute_ms: int) -> None:
         state = self.state
@@ -287,7 +314,7 @@ class FeedReader:
     def _route(self, message: wire.Frame) -> None:
         state = self.state
         if not isinstance(message, wire.CONTROL):
-            state.last_frame_ms = state.clock_ns // 1_000_000
+            self._hear(state.clock_ns // 1_000_000)
         handle = self._routes.get(type(message))
         if handle is not None:  # of the others (clock, pong, ack, candle, mids) the stamp is enough
             handle(message, state.clock_ns)

@@ -1,12 +1,15 @@
-"""Turn a bar into a feature row: history columns, baselines, gates.
+"""Turn bars into feature rows: history columns, baselines, gates, and the 15m and 1h rows.
 
 Rules of this file: it reads only what is stored (rounded columns), so rows can be recomputed from
-stored bars; baselines are updated first and then normalise (design D10); an amended bar restores
-the state before the bar and applies once (design D13); NULL is None.
-Build plan 4, 5, 8; numerics 2-5.
+stored bars; baselines are updated first and then normalise (design D10); an amended bar takes the
+one before it back and applies once (design D13); a longer row is made when its last minute is
+final, and named as in the pack until it leaves; NULL is None.  Build plan 4, 5, 8, 15; numerics
+2-5.
 """
 
 from __future__ import annotations
+
+from math import fsum
 
 import msgspec
 
@@ -17,73 +20,70 @@ from operators.baselines import (
     Normalised,
     Robust,
     apply,
+    checkpoint,
     fresh,
 )
-from operators.formulas import flow
+from operators.formulas import flow, positioning
 from operators.formulas.elementary import round12, rounded
-from operators.formulas.price import simple_return
-from operators.lattice import HOUR_MS, MINUTE_MS, day_of
-from operators.quality import grade
-from operators.records import Bar, BarItem, Columns, Row, RowItem
+from operators.formulas.price import range_ratio, realized_volatility, simple_return
+from operators.history import History
+from operators.lattice import HOUR_MS, MINUTE_MS, day_of, iso
+from operators.normal_state import (
+    NormaliseCodec,
+    NormaliseState,
+    TfState,
+    Undo,
+    forget_parts,
+    state_of,
+    take_back,
+    undo_of,
+)
+from operators.quality import grade, prices_at_odds
+from operators.records import DQ_STALE, Bar, BarItem, Columns, Row, RowItem
+from operators.rollup import Folder
 from packs import schema
 from packs.loader import Detector, Packs
-from packs.schema import FeaturePack
+from packs.schema import MINUTE_TF, FeaturePack, Timeframe
 
-TF = "1m"
 SLOPE_BARS = 5
 RETURNS = {"ret_m_1": 1, "ret_m_5": 5, "ret_m_15": 15}
-HISTORY_BARS = 16  # bars looked back to: the longest return plus the bar itself
+POSITIONING_MIN = 5
+BASIS_MIN = 5
+# One more than the longest look-back, an hour: the newest can be taken back.
+HISTORY_BARS = 62
+LONG_HISTORY_BARS = SLOPE_BARS
+# Parts of the next longer bar, and one more on 1m: the newest can be taken back.
+PARTS_KEPT: dict[Timeframe, int] = {"1m": 16, "15m": 4}
+REMEMBERED = ("oi_close_base", "basis_bp_m_1", "funding_h_1", "cvd_delta_m_1")
+TF_MIN: dict[Timeframe, int] = {"1m": 1, "15m": 15, "1h": 60}
+# A longer timeframe, that of its parts, and how many there are.
+HOURLY = "hourly"
+PRICED = ("ret_abs", "ret_abs_5")  # features that a return beyond the bound does not feed
+_ABSENT = object()
+LONGER: tuple[tuple[Timeframe, Timeframe, int], ...] = (("15m", "1m", 15), ("1h", "15m", 4))
 
 
-class History(msgspec.Struct):
-    """Closed minutes that columns look back to, oldest first; bounded by HISTORY_BARS."""
+class _Tf:
+    """What is fixed for one timeframe: its columns, their stored names, its baselines."""
 
-    labels: list[int] = []
-    mids: list[float | None] = []
-    deltas: list[float | None] = []
-    level: float = 0.0
-    level_day: int = -1
-
-
-class Gates(msgspec.Struct):
-    """Running medians behind the illiquidity gates (estimates from the sketches)."""
-
-    v_median: float | None = None
-    spread_median: float | None = None
-
-
-class NormState(msgspec.Struct):
-    """Everything normalisation remembers of one asset and timeframe."""
-
-    version: int = 1
-    history: History = msgspec.field(default_factory=History)
-    baselines: dict[str, Baseline] = {}
-    gates: Gates = msgspec.field(default_factory=Gates)
-    last_ms: int = 0
-
-    def copy(self) -> NormState:
-        """Return an independent copy."""
-        history = self.history
-        return NormState(
-            version=self.version,
-            history=History(
-                history.labels.copy(),
-                history.mids.copy(),
-                history.deltas.copy(),
-                history.level,
-                history.level_day,
-            ),
-            baselines={name: baseline.copy() for name, baseline in self.baselines.items()},
-            gates=Gates(self.gates.v_median, self.gates.spread_median),
-            last_ms=self.last_ms,
+    def __init__(self, tf: Timeframe, packs: Packs) -> None:
+        features = packs.features
+        self.tf = tf
+        self.minutes = TF_MIN[tf]
+        self.bar_ms = self.minutes * MINUTE_MS
+        self.names = features.names(tf)
+        self.columns = tuple(
+            column.name
+            for column in features.columns
+            if column.name in self.names and (tf == MINUTE_TF or column.rollup != "alias")
         )
-
-
-class NormaliseState(msgspec.Struct):
-    """State after the last bar, and before it: an amendment starts again from `before`."""
-
-    now: NormState = msgspec.field(default_factory=NormState)
-    before: NormState | None = None
+        decay = _decay_of(features.decay.of(tf))
+        self.entries = tuple(
+            (n, _feature_of(n), decay if n.decay is None else _decay_of(n.decay))
+            for n in features.normalised
+            if tf in n.tfs
+        )
+        self.warm = _features_in_use(packs, tf)
 
 
 class Normalize:
@@ -92,61 +92,78 @@ class Normalize:
     def __init__(self, packs: Packs) -> None:
         features = packs.features
         self._features = features
-        self._columns = tuple(column.name for column in features.columns)
         self._robust = _robust_of(features)
-        self._decay = Decay(**features.decay.m_1.model_dump())
-        self._specs = {n.feature: _feature_of(n) for n in features.normalised}
-        self._warm = _features_in_use(packs)
+        self._tfs = {tf: _Tf(tf, packs) for tf in schema.TIMEFRAMES}
+        self._folder = Folder(features)
+        self._layout = self._folder.digest
+        self._raw_of = {n.feature: _raw_columns(n.source, features) for n in features.normalised}
+
+    def codec(self) -> NormaliseCodec:
+        """Return how the state is stored."""
+        return NormaliseCodec(self._robust, self._layout)
 
     def initial(self) -> NormaliseState:
         """Return the state of an asset that was never heard of."""
-        return NormaliseState()
+        return NormaliseState(layout=self._layout)
 
     def step(self, state: NormaliseState, item: BarItem) -> list[RowItem]:
-        """Return the rows of a phase; none when the minute was not amended."""
-        bar = item.bar
-        if bar is None:
-            return [RowItem(item.phase, item.asset_uid, ())]
-        if bar.revision == 0:
-            state.before = state.now.copy()
-        else:
-            assert state.before is not None, (bar.asset_uid, bar.exchange_ts_ms)
-            state.now = state.before.copy()
-        return [RowItem(item.phase, item.asset_uid, (self._row(state.now, bar),))]
+        """Return the rows of a phase: the minute's when it is sealed or amended, the longer ones
+        when their last minute is final."""
+        if state.layout != self._layout:
+            forget_parts(state, self._layout)
+        rows = [] if item.bar is None else [self._minute(state, item.bar)]
+        if item.phase.final:
+            state.undo = None
+            rows += self._longer(state, item)
+        return [RowItem(item.phase, item.asset_uid, tuple(rows))]
 
-    def _row(self, state: NormState, bar: Bar) -> Row:
-        columns: Columns = dict.fromkeys(self._columns)
+    # --- the minute --------------------------------------------------------------------------
+
+    def _minute(self, state: NormaliseState, bar: Bar) -> Row:
+        fixed, own, label = self._tfs[MINUTE_TF], state_of(state, MINUTE_TF), bar.exchange_ts_ms
+        if bar.revision > 0:
+            take_back(state, own, label)
+        state.symbol = bar.symbol
+        state.undo = undo = undo_of(state, own)
+        columns: Columns = dict.fromkeys(fixed.columns)
         columns |= bar.columns
-        self._look_back(state, bar, columns)
-        self._gate(state.gates, columns)
-        clamps = self._normalise(state, bar, columns)
-        self._strength(columns)
-        self._read_medians(state, bar)
-        columns["feature_pack"] = self._features.feature_pack
-        columns["pack_rev"] = self._features.pack_rev
-        state.last_ms = bar.exchange_ts_ms
-        extras = {"clamp": clamps} if clamps else {}
-        return Row(bar.asset_uid, bar.symbol, TF, bar.exchange_ts_ms, bar.revision, columns, extras)
+        self._look_back(state, own, label, columns)
+        clamps = self._complete(own, fixed, label, columns, undo, bar.columns)
+        own.parts.append(self._folder.part_of_minute(label, columns))
+        del own.parts[: -PARTS_KEPT[MINUTE_TF]]
+        return self._row(state, fixed, bar.asset_uid, label, bar.revision, columns, clamps, bar)
 
-    # --- history -----------------------------------------------------------------------------
-
-    def _look_back(self, state: NormState, bar: Bar, columns: Columns) -> None:
-        """Returns against earlier closes, cumulative volume delta, and the price sanity bound."""
-        history, label = state.history, bar.exchange_ts_ms
-        _remember(history, label, self._fresh_mid(columns), columns["cvd_delta_m_1"])
+    def _look_back(self, state: NormaliseState, own: TfState, label: int, columns: Columns) -> None:
+        """Columns against earlier closes, and the price sanity bound."""
+        history = own.history
+        values: dict[str, float | None] = {name: columns[name] for name in REMEMBERED}
+        values["mid_close"] = self._fresh_mid(columns)
+        history.push(label, values, HISTORY_BARS)
+        mid = columns["mid_close"]
         for name, minutes in RETURNS.items():
-            columns[name] = rounded(
-                simple_return(columns["mid_close"], _mid_of(history, label - minutes * MINUTE_MS))
-            )
-        columns["cvd_level"] = _cvd_level(history, label, columns["cvd_delta_m_1"])
-        columns["cvd_slope_m_5"] = _cvd_slope(history, label)
-        bound = self._features.quality.ret_abs_max
-        ret = columns["ret_m_1"]
-        if ret is not None and abs(ret) > bound:
+            before = history.at("mid_close", label - minutes * MINUTE_MS)
+            columns[name] = rounded(simple_return(mid, before))
+        columns["cvd_level"] = _cvd_level(state, label, columns["cvd_delta_m_1"])
+        _cvd_window(history, label, 1, columns)
+        _positioning(history, label, POSITIONING_MIN, columns)
+        rate_before = history.at("funding_h_1", label - HOUR_MS)
+        columns["dfunding_h_1"] = rounded(positioning.change(columns["funding_h_1"], rate_before))
+        if columns["basis_bp_m_1"] is not None:
+            window = history.window("basis_bp_m_1", label, BASIS_MIN, MINUTE_MS)
+            columns["basis_bp_m_5"] = _mean([basis for basis in window if basis is not None])
+        self._sanity(columns)
+        for name, ret in (("ret_abs_m_1", columns["ret_m_1"]), ("ret_abs_m_5", columns["ret_m_5"])):
+            columns[name] = None if ret is None else abs(ret)
+
+    def _sanity(self, columns: Columns) -> None:
+        """Bound the one-minute return; beyond it, or with prices at odds, the row is stale."""
+        bound, ret = self._features.quality.ret_abs_max, columns["ret_m_1"]
+        beyond = ret is not None and abs(ret) > bound
+        if beyond:
             columns["ret_m_1"] = bound if ret > 0.0 else -bound
+        if beyond or prices_at_odds(columns):
             reasons = [*columns["dq_reasons"], "price_sanity"]
             columns["dq_status"], columns["dq_reasons"] = grade(reasons)
-        columns["ret_abs_m_1"] = None if ret is None else abs(columns["ret_m_1"])
 
     def _fresh_mid(self, columns: Columns) -> float | None:
         """Return the mid that later returns may look back to: none that outlived its book."""
@@ -155,15 +172,111 @@ class Normalize:
             return None
         return columns["mid_close"]  # type: ignore[no-any-return]
 
+    # --- 15m and 1h --------------------------------------------------------------------------
+
+    def _longer(self, state: NormaliseState, item: BarItem) -> list[Row]:
+        """Return the longer rows that end with this minute; an asset without it has none."""
+        label, rows = item.phase.minute_ms, []
+        for tf, part_tf, count in LONGER:
+            fixed, parts_of = self._tfs[tf], state_of(state, part_tf)
+            if label % fixed.bar_ms or parts_of.last_ms != label:
+                break
+            own = state_of(state, tf)
+            parts = [part for part in parts_of.parts if part.label_ms > label - fixed.bar_ms]
+            folded, reasons = self._folder.fold(
+                parts, label, expected=count, part_min=TF_MIN[part_tf]
+            )
+            columns: Columns = dict.fromkeys(fixed.columns)
+            columns |= folded
+            columns["dq_status"], columns["dq_reasons"] = grade(reasons)
+            columns["ingest_ts"] = iso(item.phase.clock_ms)
+            columns["ingest_lag_ms"] = item.phase.clock_ms - label
+            self._recompute(state, own, fixed, label, columns)
+            given = {name: value for name, value in folded.items() if value is not None}
+            clamps = self._complete(own, fixed, label, columns, None, given)
+            if tf in PARTS_KEPT:
+                own.parts.append(self._folder.part_of_bar(label, columns))
+                del own.parts[: -PARTS_KEPT[tf]]
+            rows.append(self._row(state, fixed, item.asset_uid, label, 0, columns, clamps, None))
+        return rows
+
+    def _recompute(
+        self, state: NormaliseState, own: TfState, fixed: _Tf, label: int, columns: Columns
+    ) -> None:
+        """Columns that are the formula at the longer timeframe (build plan 15.2)."""
+        minutes = state_of(state, MINUTE_TF).history
+        before = minutes.at("mid_close", label - fixed.bar_ms)
+        ret = rounded(simple_return(columns["mid_close"], before))
+        columns |= dict.fromkeys(RETURNS, ret)
+        columns |= dict.fromkeys(("ret_abs_m_1", "ret_abs_m_5"), None if ret is None else abs(ret))
+        mids = minutes.window("mid_close", label, fixed.minutes + 1, MINUTE_MS)
+        columns["rv_m_1"] = rounded(realized_volatility([m for m in mids if m is not None]))
+        columns["atr_proxy_m_1"] = rounded(
+            range_ratio(columns["high"], columns["low"], columns["mid_close"])
+        )
+        own.history.push(label, {"cvd_delta_m_1": columns["cvd_delta_m_1"]}, LONG_HISTORY_BARS)
+        _cvd_window(own.history, label, fixed.minutes, columns)
+        _positioning(minutes, label, fixed.minutes, columns)
+        columns["basis_bp_m_5"] = columns["basis_bp_m_1"]
+
+    # --- what every timeframe does -----------------------------------------------------------
+
+    def _complete(
+        self,
+        own: TfState,
+        fixed: _Tf,
+        label: int,
+        columns: Columns,
+        undo: Undo | None,
+        given: Columns,
+    ) -> dict[str, tuple[float, float]]:
+        """Gates, baselines, strength and provenance; return the clamp bounds by z column.
+
+        given : the columns before; one that is not there belongs to a feed the asset does not have.
+        """
+        self._settle(own, label)
+        self._gate(own, columns)
+        clamps = self._normalise(own, fixed, label, columns, undo, given)
+        self._strength(columns)
+        self._read_medians(own, label)
+        self._count(own, label, columns, undo)
+        columns["feature_pack"] = self._features.feature_pack
+        columns["pack_rev"] = self._features.pack_rev
+        own.last_ms = label
+        return clamps
+
+    def _row(
+        self,
+        state: NormaliseState,
+        fixed: _Tf,
+        asset_uid: int,
+        label: int,
+        revision: int,
+        columns: Columns,
+        clamps: dict[str, tuple[float, float]],
+        bar: Bar | None,
+    ) -> Row:
+        """Return the row under its stored names, with what has no column of its own."""
+        extras: Columns = {} if bar is None else dict(bar.extras)
+        if clamps:
+            extras["clamp"] = {fixed.names[z]: bounds for z, bounds in clamps.items()}
+        if state.resets:
+            extras["baseline_reset"] = [msgspec.structs.asdict(reset) for reset in state.resets]
+            state.resets = []
+        if fixed.tf != MINUTE_TF:
+            columns = {fixed.names[name]: columns[name] for name in fixed.columns}
+        return Row(asset_uid, state.symbol, fixed.tf, label, revision, columns, extras)
+
     # --- gates -------------------------------------------------------------------------------
 
-    def _gate(self, gates: Gates, columns: Columns) -> None:
+    def _gate(self, own: TfState, columns: Columns) -> None:
         """Illiquidity by the asset's own medians, and how near the limits are (plan 8.3, 10.7)."""
         policy, quality = self._features.illiquidity, self._features.quality
-        v_min = max(policy.v_min_quote, policy.v_min_median_share * (gates.v_median or 0.0))
+        usual_volume, usual_spread = own.volume.median, own.spread.median
+        v_min = max(policy.v_min_quote, policy.v_min_median_share * (usual_volume or 0.0))
         cap = None
-        if gates.spread_median is not None:
-            cap = policy.spread_cap_median_multiple * gates.spread_median
+        if usual_spread is not None:
+            cap = policy.spread_cap_median_multiple * usual_spread
         volume, spread = columns["v_total_m_1"], columns["spread_mean_m_1"]
         thin = volume is None or volume < v_min
         wide = spread is not None and cap is not None and spread > cap
@@ -180,88 +293,139 @@ class Normalize:
         )
         columns["dq_penalty"] = int(near_stale)
 
-    def _read_medians(self, state: NormState, bar: Bar) -> None:
-        """Take the medians of the gates from the sketches, for the minutes to come.
+    def _settle(self, own: TfState, label: int) -> None:
+        """Take the medians over the completed days when a new day begins."""
+        day = day_of(label)
+        for gate in (own.volume, own.spread):
+            if gate.day != day:
+                gate.day = day
+                days = self._features.illiquidity.median_days
+                gate.settled = gate.counts.median(day, days)
+                gate.counts.forget(day - days - 1)  # one more than needed, for an amendment
 
-        Every minute until the baseline is warm, then hourly.
+    def _read_medians(self, own: TfState, label: int) -> None:
+        """Take the sketches' medians, for the minutes to come.
+
+        Every bar until the baseline is warm, then hourly.
         """
-        gates, label = state.gates, bar.exchange_ts_ms
-        for feature, name in (("vol", "v_median"), ("spread", "spread_median")):
-            baseline = state.baselines.get(feature)
+        for feature, gate in (("vol", own.volume), ("spread", own.spread)):
+            baseline = own.baselines.get(feature)
             if baseline is None or baseline.n == 0:
                 continue
-            if (
-                baseline.n <= self._robust.min_samples
-                or label % HOUR_MS == 0
-                or getattr(gates, name) is None
-            ):
-                setattr(gates, name, baseline.sketch.quantile(0.5))
+            young = baseline.n <= self._robust.min_samples
+            if young or label % HOUR_MS == 0 or gate.recent is None:
+                gate.recent = baseline.sketch.quantile(0.5)
+
+    def _count(self, own: TfState, label: int, columns: Columns, undo: Undo | None) -> None:
+        """Count volume and spread of a bar that is not stale towards the medians of its day."""
+        if columns["dq_status"] == DQ_STALE:
+            return
+        counted = (columns["v_total_m_1"], columns["spread_mean_m_1"])
+        for gate, value in zip((own.volume, own.spread), counted, strict=True):
+            if value is not None:
+                gate.counts.add(value, day_of(label))
+        if undo is not None:
+            undo.counted = counted
 
     # --- baselines ---------------------------------------------------------------------------
 
     def _normalise(
-        self, state: NormState, bar: Bar, columns: Columns
+        self,
+        own: TfState,
+        fixed: _Tf,
+        label: int,
+        columns: Columns,
+        undo: Undo | None,
+        given: Columns,
     ) -> dict[str, tuple[float, float]]:
         """Fill z, q and the audit columns; return the scorer's clamp bounds by z column."""
-        label = bar.exchange_ts_ms
         clamps: dict[str, tuple[float, float]] = {}
         warmup = False
         floored = []
-        for column in self._features.normalised:
-            baseline = state.baselines.get(column.feature)
+        for entry, feature, decay in fixed.entries:
+            baseline = own.baselines.get(entry.feature)
             if baseline is None:
-                baseline = state.baselines[column.feature] = fresh(self._robust)
-            result = apply(
-                baseline,
-                _input_of(column, columns),
-                label_ms=label,
-                dq=columns["dq_status"],
-                feature=self._specs[column.feature],
-                decay=self._decay,
-                robust=self._robust,
-            )
-            self._write(column, result, columns, clamps)
-            if result.floored and result.z is not None:
-                floored.append(column.feature)
-            fed_by = "mid_close" if column.source.startswith("ret_") else column.source
-            if fed_by in bar.columns and column.feature in self._warm:
-                warmup = warmup or baseline.n < self._robust.min_samples
-            if column.feature == "vol":
-                columns["q_confidence"] = result.confidence
+                baseline = own.baselines[entry.feature] = fresh(self._robust)
+            if entry.sampled == HOURLY and label % HOUR_MS:
+                self._write_divisor(entry, baseline, columns)
+            else:
+                x = _input_of(entry, columns)
+                if undo is not None:
+                    undo.checkpoints[entry.feature] = checkpoint(
+                        baseline,
+                        x,
+                        label_ms=label,
+                        feature=feature,
+                        decay=decay,
+                        robust=self._robust,
+                    )
+                result = apply(
+                    baseline,
+                    x,
+                    label_ms=label,
+                    dq=columns["dq_status"],
+                    feature=feature,
+                    decay=decay,
+                    robust=self._robust,
+                )
+                self._write(entry, result, columns, clamps)
+                if result.floored and result.z is not None:
+                    floored.append(entry.feature)
+                if entry.feature == "vol":
+                    columns["q_confidence"] = result.confidence
+            if entry.feature in fixed.warm and not warmup:
+                fed = all(
+                    given.get(name, _ABSENT) is not _ABSENT for name in self._raw_of[entry.feature]
+                )
+                warmup = fed and baseline.n < self._robust.min_samples
         columns["warmup"] = warmup
         columns["scale_floored"] = floored
         return clamps
 
     def _write(
         self,
-        column: schema.Normalised,
+        entry: schema.Normalised,
         result: Normalised,
         columns: Columns,
         clamps: dict[str, tuple[float, float]],
     ) -> None:
-        columns[column.z] = rounded(result.z)
-        if column.q is not None:
-            columns[column.q] = rounded(result.q)
-        columns[column.mean] = rounded(result.mean)
-        columns[column.scale] = rounded(result.scale)
-        if result.z is not None:
-            clamps[column.z] = (round12(result.clamp_lo), round12(result.clamp_hi))
+        if entry.z is not None:
+            columns[entry.z] = rounded(result.z)
+            if result.z is not None:
+                clamps[entry.z] = (round12(result.clamp_lo), round12(result.clamp_hi))
+        if entry.q is not None:
+            columns[entry.q] = rounded(result.q)
+        if entry.mean is not None:
+            columns[entry.mean] = rounded(result.mean)
+        if entry.scale is not None:
+            columns[entry.scale] = rounded(result.scale)
+        if entry.divisor is not None:
+            columns[entry.divisor] = rounded(result.divisor)
+
+    def _write_divisor(
+        self, entry: schema.Normalised, baseline: Baseline, columns: Columns
+    ) -> None:
+        """Fill what a baseline says between its samples."""
+        if entry.divisor is not None and baseline.n >= self._robust.min_samples:
+            columns[entry.divisor] = round12(baseline.d)
 
     def _strength(self, columns: Columns) -> None:
         """Relative strength (plan 6.3): NULL terms count zero and are marked."""
         policy = self._features.relative_strength
         z_ret, ret_5 = columns["z_ret_abs_m_1"], columns["ret_m_5"]
-        z_vol, z_oi = columns["z_vol_m_1"], columns.get("z_oi_roc_m_5")
+        z_vol, z_oi = columns["z_vol_m_1"], columns["z_oi_roc_m_5"]
         terms = [0.0, 0.0, 0.0]
         if z_ret is not None and ret_5 is not None:
             terms[0] = policy.w_ret * z_ret * _sign(ret_5)
         if z_vol is not None:
             terms[1] = policy.w_vol * z_vol
+        oi_roc = columns["oi_roc_m_5"]
         if z_oi is not None:
-            oi_roc = columns["oi_roc_m_5"]
             terms[2] = policy.w_oi * _sign(oi_roc) * min(abs(z_oi), policy.z_cap)
         columns["rs_score_m_5"] = round12(terms[0] + terms[1] + terms[2])
-        columns["rs_incomplete"] = z_ret is None or ret_5 is None or z_vol is None
+        columns["rs_incomplete"] = (
+            z_ret is None or ret_5 is None or z_vol is None or (oi_roc is not None and z_oi is None)
+        )
 
 
 # --- helpers -------------------------------------------------------------------------------------
@@ -274,6 +438,7 @@ def _feature_of(column: schema.Normalised) -> Feature:
         s_min=column.s_min,
         d_min=column.d_min,
         x_zero=column.x_zero,
+        ranked=column.q is not None,
     )
 
 
@@ -293,15 +458,24 @@ def _robust_of(features: FeaturePack) -> Robust:
     )
 
 
-def _features_in_use(packs: Packs) -> frozenset[str]:
-    """Return the features whose z an enabled detector needs: they decide `warmup` (plan 8.1)."""
+def _decay_of(constants: schema.Decay) -> Decay:
+    return Decay(a_m=constants.a_m, a_s=constants.a_s, growth=constants.growth)
+
+
+def _features_in_use(packs: Packs, tf: Timeframe) -> frozenset[str]:
+    """Return the features that an enabled detector needs on a timeframe: they decide `warmup`
+    (build plan 8.1)."""
     needed = {
         name
         for detector in packs.detectors
-        if detector.enabled and detector.mode != "off" and TF in detector.tfs
+        if detector.enabled and detector.mode != "off" and tf in detector.tfs
         for name in _looked_at(detector)
     }
-    return frozenset(c.feature for c in packs.features.normalised if c.z in needed)
+    return frozenset(
+        n.feature
+        for n in packs.features.normalised
+        if not needed.isdisjoint((n.z, n.q, n.mean, n.scale, n.divisor))
+    )
 
 
 def _looked_at(detector: Detector) -> set[str]:
@@ -309,56 +483,60 @@ def _looked_at(detector: Detector) -> set[str]:
     return {*detector.required, *detector.inputs, *support}
 
 
-def _input_of(column: schema.Normalised, columns: Columns) -> float | None:
+def _input_of(entry: schema.Normalised, columns: Columns) -> float | None:
     """Return the raw value of a feature, NULL by the rules of numerics 2."""
-    value: float | None = columns[column.source]
-    if column.feature == "vol":
+    value: float | None = columns[entry.source]
+    if entry.feature == "vol":
         # A bar without prints is no sample; where prints are not counted, no volume says the same.
         count = columns["trade_count_m_1"]
         return None if (value == 0.0 if count is None else count == 0) else value
-    if column.feature == "ret_abs" and "price_sanity" in columns["dq_reasons"]:
+    if entry.feature in PRICED and "price_sanity" in columns["dq_reasons"]:
         return None
-    if column.feature == "spread" and value is not None and value <= 0.0:
+    if entry.feature == "spread" and value is not None and value <= 0.0:
         return None
     return value
 
 
-def _remember(history: History, label: int, mid: float | None, delta: float | None) -> None:
-    history.labels.append(label)
-    history.mids.append(mid)
-    history.deltas.append(delta)
-    if len(history.labels) > HISTORY_BARS:
-        del history.labels[0], history.mids[0], history.deltas[0]
+def _raw_columns(name: str, features: FeaturePack) -> tuple[str, ...]:
+    """Return the columns of a bar that a column is made of: those that read feeds directly."""
+    inputs = {column.name: column.inputs for column in features.columns}
+    if all(item in schema.FEEDS for item in inputs[name]):
+        return (name,)
+    found = {raw for item in inputs[name] for raw in _raw_columns(item, features)}
+    return tuple(sorted(found))
 
 
-def _mid_of(history: History, label: int) -> float | None:
-    """Return the mid at a minute's close, NULL when that minute is unknown."""
-    for index in range(len(history.labels) - 1, -1, -1):
-        if history.labels[index] == label:
-            return history.mids[index]
-    return None
-
-
-def _cvd_level(history: History, label: int, delta: float | None) -> float | None:
+def _cvd_level(state: NormaliseState, label: int, delta: float | None) -> float | None:
     """Running sum since 00:00 UTC; the bar labelled 00:00 still belongs to the day it closes."""
     day = day_of(label)
-    if day != history.level_day:
-        history.level, history.level_day = 0.0, day
+    if day != state.level_day:
+        state.level, state.level_day = 0.0, day
     if delta is None:
         return None
-    history.level = round12(history.level + delta)
-    return history.level
+    state.level = round12(state.level + delta)
+    return state.level
 
 
-def _cvd_slope(history: History, label: int) -> float | None:
-    deltas = history.deltas[-SLOPE_BARS:]
-    known = [delta for delta in deltas if delta is not None]
-    contiguous = history.labels[-SLOPE_BARS:] == [
-        label - step * MINUTE_MS for step in range(SLOPE_BARS - 1, -1, -1)
-    ]
-    if len(known) < SLOPE_BARS or not contiguous:
-        return None
-    return round12(flow.slope(known))
+def _cvd_window(history: History, label: int, minutes: int, columns: Columns) -> None:
+    """Sum and slope of the last bars' volume deltas, the slope in quote currency per minute."""
+    window = history.window("cvd_delta_m_1", label, SLOPE_BARS, minutes * MINUTE_MS)
+    deltas = [delta for delta in window if delta is not None]
+    if len(deltas) == SLOPE_BARS:
+        columns["cvd_delta_m_5"] = round12(fsum(deltas))
+        columns["cvd_slope_m_5"] = round12(flow.slope(deltas) / minutes)
+
+
+def _positioning(history: History, label: int, back: int, columns: Columns) -> None:
+    """Changes of open interest in coins between two minutes (design D16)."""
+    now = history.at("oi_close_base", label)
+    before = history.at("oi_close_base", label - back * MINUTE_MS)
+    delta, mark = positioning.change(now, before), columns["mark_close"]
+    columns["oi_delta_m_5"] = None if delta is None or mark is None else round12(delta * mark)
+    columns["oi_roc_m_5"] = rounded(positioning.rate_of_change(now, before))
+
+
+def _mean(values: list[float]) -> float:
+    return round12(fsum(values) / len(values))
 
 
 def _sign(value: float | None) -> float:

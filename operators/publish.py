@@ -30,11 +30,12 @@ def row_json(row: Row) -> bytes:
 
 
 def frame_json(frame: Frame) -> bytes:
-    """Return a market frame as one flat object."""
+    """Return a market frame as one flat object; what is on trial is under `extras`."""
     identity = {
         "tf": frame.tf,
         "exchange_ts": iso(frame.exchange_ts_ms),
         "revision": frame.revision,
+        "extras": frame.extras,
     }
     return canonical(_joined(identity, frame.columns))
 

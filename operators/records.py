@@ -92,12 +92,15 @@ class Ticks(msgspec.Struct):
 class Feed(msgspec.Struct, frozen=True):
     """Health of the recording over one minute, the same for every asset.
 
-    gap : cause of the hole that overlaps the minute, None if there is none.
-    last_frame_ms : arrival of the newest venue frame, None before the first.
+    gap : cause of the hole that overlaps the minute, None if there is none. outage : a hole covers
+    all of it. resync : a hole ended within it.
+    last_frame_ms : arrival of the newest venue frame before the close, None before the first.
     clock_skew_ms : third-smallest receive delay of the minute; None if nothing dated arrived.
     """
 
     gap: str | None = None
+    outage: bool = False
+    resync: bool = False
     last_frame_ms: int | None = None
     clock_skew_ms: int | None = None
 
@@ -123,13 +126,17 @@ class Boundary(msgspec.Struct, frozen=True):
 
 
 class Bar(msgspec.Struct, frozen=True):
-    """Raw columns of one asset-minute, floats rounded to 12 significant digits."""
+    """Raw columns of one asset-minute, floats rounded to 12 significant digits.
+
+    extras : what is on trial and has no column of its own (build plan 20.2).
+    """
 
     asset_uid: int
     symbol: str
     exchange_ts_ms: int
     revision: int
     columns: Columns
+    extras: Columns = {}
 
 
 class BarItem(msgspec.Struct, frozen=True):
@@ -171,12 +178,13 @@ class RowItem(msgspec.Struct, frozen=True):
 
 
 class Frame(msgspec.Struct, frozen=True):
-    """Cross-asset context of one timeframe and minute."""
+    """Cross-asset context of one timeframe and minute; `extras` as in a row."""
 
     tf: str
     exchange_ts_ms: int
     revision: int
     columns: Columns
+    extras: Columns = {}
 
 
 class ScoreItem(msgspec.Struct, frozen=True):

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import msgspec
 
-from operators.detect import candidate_of, is_active, named
+from operators.detect import candidate_of, is_active
 from operators.events import draft_event
 from operators.formulas import severity as formula
+from operators.naming import Naming
 from operators.records import (
     Candidate,
     Columns,
@@ -69,6 +70,7 @@ class Score:
         self._packs = packs
         self._producer = producer
         self._git_commit = git_commit
+        self._naming = Naming(packs.features)
         self._detectors = {d.detector_id: d for d in packs.detectors}
         self._order = {d.detector_id: index for index, d in enumerate(packs.detectors)}
         self.nulls: dict[str, int] = {}
@@ -99,12 +101,12 @@ class Score:
         found = []
         for detector in self._on_frames:
             if row.tf in detector.tfs:
-                columns = {**frame.columns, **named(row)}
+                columns = {**frame.columns, **self._naming.view(row)}
                 fired = detector.fires(columns)
                 if fired is None:
                     self.nulls[detector.detector_id] = self.nulls.get(detector.detector_id, 0) + 1
                 elif fired:
-                    found.append(candidate_of(detector, columns, row))
+                    found.append(candidate_of(detector, columns, row, self._naming))
         return found
 
     def _screen(
@@ -175,6 +177,7 @@ class Score:
         state.emissions[key] = emission
         payload = draft_event(
             packs=self._packs,
+            naming=self._naming,
             producer=self._producer,
             git_commit=self._git_commit,
             phase=item.phase,

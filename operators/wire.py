@@ -380,14 +380,16 @@ def book_of(wire: WireBookData, arrival_ns: int) -> Book | str:
 
 def context_of(wire: WireCtx, arrival_ns: int) -> Context | str:
     """Return perp state; members the venue sent as null stay None."""
-    prices = (wire.markPx, wire.oraclePx)
-    if any(px is not None and not 0.0 < px < PX_MAX for px in prices):
+    if wire.markPx is not None and not 0.0 < wire.markPx < PX_MAX:
+        return BAD_PRICE
+    if wire.oraclePx is not None and not 0.0 <= wire.oraclePx < PX_MAX:
         return BAD_PRICE
     if wire.openInterest is not None and not 0.0 <= wire.openInterest < SZ_MAX:
         return BAD_SIZE
     if wire.funding is not None and not math.isfinite(wire.funding):
         return BAD_PRICE
-    return Context(arrival_ns, wire.openInterest, wire.markPx, wire.oraclePx, wire.funding)
+    index = wire.oraclePx or None  # an index of zero is no index (build plan 8.4)
+    return Context(arrival_ns, wire.openInterest, wire.markPx, index, wire.funding)
 
 
 def _level_fault(level: WireLevel | None) -> str | None:

@@ -645,9 +645,12 @@ def _compile(
         return []
     row_columns = dict(IDENTITY_COLUMNS)
     for _, column in rows_of(feature_file.raw, "columns"):
-        name, kind = column.get("name"), column.get("type")
-        if isinstance(name, str) and isinstance(kind, str):
-            row_columns[name] = COLUMN_TYPES.get(kind, ColumnType.OPAQUE)
+        kind, longer = column.get("type"), column.get("at")
+        if column.get("status") == "shadow" or not isinstance(kind, str):
+            continue
+        for name in [column.get("name"), *(longer if isinstance(longer, list) else [])]:
+            if isinstance(name, str):
+                row_columns[name] = COLUMN_TYPES.get(kind, ColumnType.OPAQUE)
     columns = FRAME_COLUMNS | row_columns
     frame_columns = frozenset(FRAME_COLUMNS.keys() - row_columns.keys())
     compiled = []

@@ -8,7 +8,10 @@ model knows its own file only: columns and expressions are checked by the loader
 plan 19.5.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import (
@@ -26,6 +29,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from operators.expressions import RESERVED_NAMES, ColumnType
+from operators.quality import VERDICTS
 
 FAULT = "pack_fault"  # error type of the checks below; its ctx holds `found` and `expected`
 Location = tuple[int | str, ...]
@@ -46,6 +50,9 @@ Positive = Annotated[float, Field(gt=0, le=1e12)]
 NotNegative = Annotated[float, Field(ge=0, le=1e12)]
 Count = Annotated[int, Field(ge=1, le=100_000)]
 Millis = Annotated[int, Field(ge=0, le=86_400_000)]
+Timeframe = Literal["1m", "15m", "1h"]
+TIMEFRAMES: tuple[Timeframe, ...] = get_args(Timeframe)
+MINUTE_TF: Timeframe = "1m"
 Minutes = Annotated[int, Field(ge=0, le=10_080)]  # a week
 
 
@@ -110,7 +117,9 @@ class Quality(PackModel):
 
     book_staleness_ms_max: Millis
     book_staleness_ms_near: Millis
+    depth_staleness_ms_max: Millis
     oi_staleness_ms_max: Millis
+    late_ticks_partial: Count
     clock_skew_ms_partial: Millis
     clock_skew_ms_stale: Millis
     ret_abs_max: Annotated[float, Field(gt=0, le=10)]
@@ -123,7 +132,19 @@ class Illiquidity(PackModel):
     v_min_quote: NotNegative
     v_min_median_share: Share
     spread_cap_median_multiple: Annotated[float, Field(ge=1, le=1000)]
+    median_days: Annotated[int, Field(ge=1, le=31)]
     near_factor: Annotated[float, Field(ge=1, le=10)]
+
+
+class Rollup(PackModel):
+    """When a 15m or 1h row is partial or stale, by the share of its minutes. Build plan 15.3.
+
+    forgiven : reasons that do not make a minute count as not ok when it has no other.
+    """
+
+    partial_share: Share
+    stale_share: Share
+    forgiven: Many[Text] = ()
 
 
 class RelativeStrength(PackModel):
@@ -165,11 +186,17 @@ class Decays(PackModel):
     m_15: Decay = Field(alias="15m")
     h_1: Decay = Field(alias="1h")
 
+    def of(self, tf: Timeframe) -> Decay:
+        """Return the decay of one timeframe."""
+        return {"1m": self.m_1, "15m": self.m_15, "1h": self.h_1}[tf]
+
 
 class Normalised(PackModel):
-    """A raw column and what its baseline writes: z, rank q, location and scale.
+    """A raw column and what its baseline writes: z, rank q, location, scale and divisor.
 
-    d_min : floor of the inner scale, for `asinh` and only there. Numerics reference 2.
+    d_min : floor of the divisor inside asinh, for `asinh` and only there. tfs : rows on which it
+    is kept. sampled : `hourly` moves the baseline on full hours only, with `decay` in place of the
+    timeframe's own. Numerics reference 2, 3.
     """
 
     feature: Name
@@ -178,10 +205,14 @@ class Normalised(PackModel):
     s_min: Positive
     d_min: Positive | None = None
     x_zero: NotNegative
-    z: Name
-    q: Name | None
-    mean: Name
-    scale: Name
+    z: Name | None = None
+    q: Name | None = None
+    mean: Name | None = None
+    scale: Name | None = None
+    divisor: Name | None = None
+    tfs: Annotated[Many[Timeframe], Field(min_length=1, max_length=3)] = TIMEFRAMES
+    sampled: Literal["every_bar", "hourly"] = "every_bar"
+    decay: Decay | None = None
 
     @field_validator("d_min")
     @classmethod
@@ -193,8 +224,51 @@ class Normalised(PackModel):
         return value
 
 
+Fold = Literal[
+    "first",
+    "last",
+    "last_known",
+    "min",
+    "max",
+    "sum",
+    "mean",
+    "median",
+    "p95",
+    "recompute",
+    "alias",
+]
+_FOLD_WORDS: dict[str, str] = {
+    "first": "first known {name} among the parts of the bar",
+    "last": "{name} of the last part of the bar",
+    "last_known": "last known {name} among the parts of the bar",
+    "min": "smallest {name} of the parts of the bar",
+    "max": "largest {name} of the parts of the bar",
+    "sum": "sum of {name} over the parts of the bar",
+    "mean": "mean of {name} over the parts of the bar",
+    "median": "median of {name} over the parts of the bar",
+    "p95": "95th percentile of {name} over the parts of the bar",
+}
+_FOLD_NULLS: dict[str, str] = {
+    "last": "it is in the last part",
+    "sum": "no part has it, or one with a volume lacks it",
+    "mean": "too few parts have it",
+    "median": "too few parts have it",
+    "p95": "too few parts have it",
+}
+_NO_PART = "no part has it"
+_WINDOW_OF_NAME = re.compile(r"_([smh]_[1-9]\d*)$")
+
+
 class Column(PackModel):
-    """One column of a feature row: its SQL type, unit, formula, inputs and when it is NULL."""
+    """One column of a feature row: its SQL type, unit, formula, inputs and when it is NULL.
+
+    rollup : how a 15m row gets it from its 1m rows and a 1h row from its 15m rows; `recompute` is
+    the formula at that timeframe, `alias` says that another column is the same there; left out, it
+    is on the rows of `tfs` alone. at : its names on 15m and 1h rows, left out the same name.
+    formula_at, inputs_at : its formula and inputs there, where those of the minute do not fit.
+    status : a `shadow` column is on trial: computed into the extras, without a column of its own,
+    until the pack `pack_proposed` (build plan 20.2).
+    """
 
     name: Name
     family: Name
@@ -206,6 +280,48 @@ class Column(PackModel):
     formula: Text
     inputs: Many[Text]
     when_null: Text
+    rollup: Fold | None = None
+    at: Annotated[Many[Name], Field(max_length=2)] = ()
+    formula_at: Text | None = None
+    inputs_at: Many[Text] | None = None
+    tfs: Annotated[Many[Timeframe], Field(min_length=1, max_length=3)] = ("1m",)
+    status: Literal["active", "shadow"] = "active"
+    pack_proposed: Version | None = None
+
+    @field_validator("at")
+    @classmethod
+    def _both_or_none(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(value) == 1:
+            raise fault("one name", "two names, on 15m and on 1h rows, or none")
+        return value
+
+    def name_at(self, tf: Timeframe) -> str | None:
+        """Return the column's name on the rows of a timeframe, None if it is not on them."""
+        if tf == MINUTE_TF or self.rollup is None:
+            return self.name if tf in self.tfs else None
+        return self.at[TIMEFRAMES.index(tf) - 1] if self.at else self.name
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredColumn:
+    """A column under the name it has in tables, with the timeframes whose rows carry it.
+
+    base : the name in the pack, which is also the one that expressions use on every timeframe.
+    """
+
+    name: str
+    base: str
+    tfs: tuple[Timeframe, ...]
+    family: str
+    type: str
+    unit: str
+    window: str
+    formula: str
+    inputs: tuple[str, ...]
+    when_null: str
+    normalised: bool
+    status: str
+    pack_proposed: str | None
 
 
 class FeaturePack(PackModel):
@@ -216,6 +332,7 @@ class FeaturePack(PackModel):
     lattice: Lattice
     quality: Quality
     illiquidity: Illiquidity
+    rollup: Rollup
     relative_strength: RelativeStrength
     robust: Robust
     decay: Decays
@@ -229,7 +346,85 @@ class FeaturePack(PackModel):
 
     def column_types(self) -> dict[str, ColumnType]:
         """Return what an expression can do with each column of a row, by name."""
-        return IDENTITY_COLUMNS | {c.name: COLUMN_TYPES[c.type] for c in self.columns}
+        return IDENTITY_COLUMNS | {c.name: COLUMN_TYPES[c.type] for c in self.stored}
+
+    def names(self, tf: Timeframe) -> dict[str, str]:
+        """Return pack name -> name on the rows of a timeframe, of every column they carry."""
+        return self._names[tf]
+
+    @cached_property
+    def _names(self) -> dict[str, dict[str, str]]:
+        return {
+            tf: {
+                column.name: name
+                for column in self.columns
+                if column.status == "active" and (name := column.name_at(tf)) is not None
+            }
+            for tf in TIMEFRAMES
+        }
+
+    @cached_property
+    def registry(self) -> tuple[RegisteredColumn, ...]:
+        """Every column under every name it has, in the order of the pack."""
+        found: dict[str, RegisteredColumn] = {}
+        for column in self.columns:
+            for tf in TIMEFRAMES:
+                name = column.name_at(tf)
+                if name is None or (column.rollup == "alias" and tf != MINUTE_TF):
+                    continue
+                known = found.get(name)
+                tfs = (tf,) if known is None else (*known.tfs, tf)
+                new = self._registered(column, name, tf) if known is None else known
+                found[name] = replace(new, tfs=tuple(t for t in TIMEFRAMES if t in tfs))
+        declared = {column.name: column for column in self.columns}
+        for name in found.keys() & declared.keys():  # its own words, not those of a longer bar
+            own = self._registered(declared[name], name, MINUTE_TF)
+            found[name] = replace(own, tfs=found[name].tfs)
+        order = {name: i for i, name in enumerate(declared)}
+        return tuple(
+            sorted(found.values(), key=lambda c: (order[c.base], TIMEFRAMES.index(c.tfs[0])))
+        )
+
+    @cached_property
+    def stored(self) -> tuple[RegisteredColumn, ...]:
+        """The registry without what is on trial: the columns of the tables."""
+        return tuple(column for column in self.registry if column.status == "active")
+
+    def _registered(self, column: Column, name: str, tf: Timeframe) -> RegisteredColumn:
+        names = self._names[tf]
+        renamed = column.rollup is not None and tf != MINUTE_TF
+
+        def words(text: str) -> str:
+            return re.sub(r"[a-z]\w*", lambda m: names.get(m.group(), m.group()), text)
+
+        formula, inputs, when_null = column.formula, column.inputs, column.when_null
+        if renamed and column.rollup in _FOLD_WORDS:
+            part = column.name if tf == TIMEFRAMES[1] else column.name_at(TIMEFRAMES[1])
+            formula, inputs = _FOLD_WORDS[column.rollup].format(name=part), (part or column.name,)
+            when_null = _FOLD_NULLS.get(column.rollup, _NO_PART)
+        elif renamed:
+            formula = words(column.formula_at or formula)
+            inputs = tuple(map(words, column.inputs_at or inputs))
+            when_null = words(when_null)
+        window = _WINDOW_OF_NAME.search(name)
+        return RegisteredColumn(
+            name=name,
+            base=column.name,
+            tfs=(tf,),
+            family=column.family,
+            type=column.type,
+            unit=column.unit,
+            window=window.group(1) if renamed and window else column.window,
+            formula=formula,
+            inputs=inputs,
+            when_null=when_null,
+            normalised=any(
+                names.get(n.source) == name and n.z is not None and tf in n.tfs
+                for n in self.normalised
+            ),
+            status=column.status,
+            pack_proposed=column.pack_proposed,
+        )
 
 
 def _feature_links(raw: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
@@ -246,10 +441,22 @@ def _feature_links(raw: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
             if isinstance(item, str) and item not in known and item not in FEEDS:
                 where = ("columns", i, "inputs", j)
                 yield _detail(where, item, "unknown", f"a column of this pack, or {_FEED_LIST}")
+        if row.get("status") == "shadow" and "pack_proposed" not in row:
+            yield _detail(("columns", i, "pack_proposed"), None, "nothing", "the pack it is for")
+        if row.get("rollup") == "alias" and not row.get("at"):
+            yield _detail(("columns", i, "at"), None, "nothing", "the names of what it stands for")
+    forgiven = raw["rollup"].get("forgiven") if isinstance(raw.get("rollup"), dict) else None
+    for i, reason in enumerate(forgiven if isinstance(forgiven, list) else []):
+        if reason not in VERDICTS:
+            known_reasons = f"one of {', '.join(VERDICTS)}"
+            yield _detail(("rollup", "forgiven", i), reason, "unknown", known_reasons)
     normalised = rows_of(raw, "normalised")
     yield from _repeated("normalised", normalised, "feature")
     for i, row in normalised:
-        for key in ("source", "z", "q", "mean", "scale"):
+        for key in ("z", "q", "mean", "scale") if row.get("sampled") == "hourly" else ():
+            if row.get(key) is not None:  # between its samples it has a divisor and nothing else
+                yield _detail(("normalised", i, key), row[key], "given", "nothing when hourly")
+        for key in ("source", "z", "q", "mean", "scale", "divisor"):
             if isinstance(name := row.get(key), str) and name not in known:
                 yield _detail(("normalised", i, key), name, "unknown", "a column of this pack")
 
@@ -263,7 +470,6 @@ CLASS_ALIASES: dict[str, EventClass] = {
     "div": "divergence",
     "rot": "rotation",
 }
-Timeframe = Literal["1m", "15m", "1h"]
 Mode = Literal["off", "shadow", "canary", "live"]
 
 # What a pack leaves out of class_defaults and budgets. Build plan, Appendix D.1: publish_threshold;

@@ -28,7 +28,7 @@ EPISODE_SCENARIO = Scenario(
         Episode("spread_stress", 224, 3, ("ETH",)),
         Episode("basket_shock", 230, 2, strength=-1.0),
     ),
-    frames=FrameOptions(quote_ms=(12_000, 12_000, 15_000, 15_000), book=False, ctx_ms=60_000),
+    frames=FrameOptions(quote_ms=(12_000, 12_000, 15_000, 15_000), book=False, ctx_ms=15_000),
 )
 
 

@@ -8,6 +8,9 @@ import pytest
 import yaml
 
 from dataflows.connectors.migrate import read_migrations
+from dataflows.registry import read_comments, read_tables, without_literals
+from packs.loader import load_packs
+from packs.schema import FeaturePack
 
 FILES = {f"{m.number:04d}_{m.name}.sql": m.text.decode() for m in read_migrations()}
 QUERIES = {
@@ -15,8 +18,8 @@ QUERIES = {
     for entry in files("sql.queries").iterdir()
     if entry.name.endswith(".sql")
 }
-PACKS = [
-    yaml.safe_load(entry.read_text())
+PACKS = [  # every one that is shipped, the first first
+    FeaturePack.model_validate(yaml.safe_load(entry.read_text()))
     for entry in sorted(files("packs.features").iterdir(), key=lambda entry: entry.name)
     if entry.name.endswith(".yaml")
 ]
@@ -29,40 +32,24 @@ IDENTITY = {
     "tf": "text",
     "extras_json": "jsonb",
 }
-TABLES = {"features_snapshot", "market_snapshot", "anomaly_event", "suppression", "gap"}
-
-
-def without_literals(text: str) -> str:
-    """SQL without comments and quoted text."""
-    return re.sub(r"'(?:[^']|'')*'", "''", re.sub(r"--[^\n]*", "", text))
+TABLES = {
+    *("features_snapshot", "market_snapshot", "anomaly_event", "suppression", "gap"),
+    "feature_registry",
+}
 
 
 def columns() -> dict[str, dict[str, str]]:
-    """Columns by table with their base types, from `create table` and `alter table .. add`."""
-    text = without_literals("\n".join(FILES.values()))
-    tables: dict[str, dict[str, str]] = {}
-    for table, body in re.findall(r"create table (\w+) \(\n(.*?)\n\)", text, re.DOTALL):
-        lines = [line.strip().rstrip(",") for line in body.splitlines()]
-        tables[table] = dict(column(line) for line in lines if line and "primary key" not in line)
-    added = re.findall(r"alter table (\w+)\s+add column (?:if not exists )?([^;]+);", text)
-    for table, declaration in added:
-        name, kind = column(declaration)
-        tables[table][name] = kind
-    return tables
-
-
-def column(declaration: str) -> tuple[str, str]:
-    """Name and base type of a column declaration."""
-    name, rest = declaration.split(maxsplit=1)
-    kind = re.split(r" not null| constraint| check| default", rest)[0].strip()
-    return name, DOMAINS.get(kind, kind)
+    """Columns by table with their base types."""
+    tables = read_tables(FILES.values())
+    return {
+        table: {name: DOMAINS.get(kind, kind) for name, kind in types.items()}
+        for table, types in tables.items()
+    }
 
 
 def comments() -> dict[str, str]:
-    """Comments by table.column."""
-    text = "\n".join(FILES.values())
-    found = re.findall(r"comment on column (\w+\.\w+) is\s+'((?:[^']|'')*)';", text)
-    return {name: comment.replace("''", "'") for name, comment in found}
+    """Comments by table.column, those in force."""
+    return read_comments(FILES.values())
 
 
 def test_numbers_have_no_gaps() -> None:
@@ -96,17 +83,29 @@ def test_every_column_is_commented() -> None:
 
 
 def test_pack_columns_are_the_tables_columns() -> None:
-    """Every column of every feature pack has its column, of its type, and there are no others."""
-    packs = {column["name"]: column["type"] for pack in PACKS for column in pack["columns"]}
-    assert columns()["features_snapshot"] == {**packs, **IDENTITY}
+    """Every stored column of every feature pack has its column, of its type; no others are."""
+    stored = {column.name: column.type for pack in PACKS for column in pack.stored}
+    assert {column.name for column in load_packs().features.stored} <= stored.keys()
+    assert columns()["features_snapshot"] == {**stored, **IDENTITY}
 
 
 def test_comments_name_unit_and_pack() -> None:
     """The unit is that of the pack that first had the column."""
     found = comments()
-    for column in PACKS[0]["columns"]:
-        comment = found[f"features_snapshot.{column['name']}"]
-        assert comment.endswith(f"[{column['unit']}, pack {PACKS[0]['feature_pack']}]")
+    first = {column.name: (column, pack) for pack in PACKS[::-1] for column in pack.stored}
+    for column, pack in first.values():
+        comment = found[f"features_snapshot.{column.name}"]
+        assert comment.endswith(f"[{column.unit}, pack {pack.feature_pack}]")
+
+
+def test_every_file_is_read_whole() -> None:
+    """As many columns are read as the files add: the reader of SQL understands all of them."""
+    text = without_literals("\n".join(FILES.values()))
+    bodies = re.findall(r"create table \w+ \((.*?)\n\)", text, re.DOTALL)
+    lines = [line for body in bodies for line in body.splitlines() if line.strip()]
+    declared = len([line for line in lines if "primary key" not in line])
+    known = sum(map(len, columns().values()))
+    assert known == declared + len(re.findall(r"\badd column\b", text))
 
 
 def test_no_query_without_a_user() -> None:

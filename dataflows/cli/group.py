@@ -30,6 +30,9 @@ class Entry(NamedTuple):
 COMMANDS = {
     "demo": Entry("demo", "Run a generated market through everything and show its events."),
     "replay": Entry("replay", "Run a tick log, or minute bars, and write the products as text."),
+    "calibrate": Entry(
+        "calibrate", "Measure the z-scores of minute bars against a standard normal."
+    ),
     "record": Entry("record", "Record the venue into a tick log, and nothing else."),
     "import": Entry("imports", "Turn recordings of others into a tick log or a bars file."),
     "events": Entry("events", "Show events of a replay or of the live topic."),

@@ -87,7 +87,7 @@ def bars(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Turn minute bars (CSV or NDJSON) into one bars file."""
+    """Turn minute bars (CSV, NDJSON or Parquet) into one bars file."""
     report = import_bars([BarsFile(path, symbol, layout) for path in files], out)
     if as_json:
         put_json({"out": str(out), **msgspec.to_builtins(report)})

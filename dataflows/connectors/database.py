@@ -9,6 +9,7 @@ from dataflows.connectors.clock import Clock, SystemClock
 from dataflows.connectors.embedded_postgres import EmbeddedPostgres
 from dataflows.connectors.migrate import migrate
 from dataflows.connectors.postgres import PostgresEventSink, PostgresMarketSink, PostgresWriter
+from dataflows.connectors.registry import write_registry
 from packs.schema import FeaturePack
 
 EMBEDDED_DIRECTORY = "postgres"
@@ -16,6 +17,8 @@ EMBEDDED_DIRECTORY = "postgres"
 
 class Database:
     """Opens on first use: starts the embedded server unless `url` names another, and migrates.
+
+    The first writer also puts the columns of its feature pack into `feature_registry`.
 
     data_dir : where the embedded server keeps its data. schema : a replay writes into its own.
     """
@@ -35,14 +38,14 @@ class Database:
         self._lock = Lock()
         self._server: EmbeddedPostgres | None = None
         self._dsn: str | None = None
+        self._registered: FeaturePack | None = None
 
     def open(self) -> str:
         """Return the connection string of a migrated database."""
         with self._lock:
             if self._dsn is None:
                 self._dsn = self._url or self._start()
-                now_ms = self._clock.now_ns() // 1_000_000
-                migrate(self._dsn, self._schema, now_ms=now_ms)
+                migrate(self._dsn, self._schema, now_ms=self._now_ms())
             return self._dsn
 
     def close(self) -> None:
@@ -50,12 +53,14 @@ class Database:
         with self._lock:
             if self._server is not None:
                 self._server.stop()
-            self._server, self._dsn = None, None
+            self._server, self._dsn, self._registered = None, None, None
 
     def writer(self, features: FeaturePack) -> PostgresWriter:
-        """Return a writer on its own connection."""
-        columns = {column.name: column.type for column in features.columns}
-        return PostgresWriter(self.open(), columns, schema=self._schema)
+        """Return a writer on its own connection; the pack's columns are in the registry by then."""
+        dsn = self.open()
+        self._register(dsn, features)
+        columns = {column.name: column.type for column in features.stored}
+        return PostgresWriter(dsn, columns, schema=self._schema)
 
     def market_sink(self, features: FeaturePack) -> PostgresMarketSink:
         """Return the sink of rows and frames."""
@@ -64,6 +69,15 @@ class Database:
     def event_sink(self, features: FeaturePack) -> PostgresEventSink:
         """Return the sink of events and suppressions."""
         return PostgresEventSink(lambda: self.writer(features))
+
+    def _register(self, dsn: str, features: FeaturePack) -> None:
+        with self._lock:
+            if self._registered is not features:
+                write_registry(dsn, self._schema, features, now_ms=self._now_ms())
+                self._registered = features
+
+    def _now_ms(self) -> int:
+        return self._clock.now_ns() // 1_000_000
 
     def _start(self) -> str:
         server = EmbeddedPostgres(self._data_dir / EMBEDDED_DIRECTORY, own=True)

@@ -58,6 +58,7 @@ FRAME_COLUMNS = {
     "time_to_next_funding_sec": "bigint",
     "dq_status": "text",
     "dq_reasons": "text[]",
+    "extras_json": "jsonb",
 }
 _LABEL = {"tf": "text", "exchange_ts": "timestamptz", "revision": "integer"}
 _ASSET = {"asset_uid": "bigint", "symbol": "text"}
@@ -241,6 +242,7 @@ def _frame_record(frame: Frame) -> Record:
         "exchange_ts": _label(frame.exchange_ts_ms),
         "revision": frame.revision,
         **frame.columns,
+        "extras_json": frame.extras,
     }
 
 

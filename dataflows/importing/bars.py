@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from dataflows.importing.bars_parquet import is_parquet
 from dataflows.importing.reading import (
     BAD_NUMBER,
     BAD_TIME,
@@ -106,6 +107,9 @@ class _Listening(Tally):
 
 def _header(path: Path) -> Probe:
     """Return the header of a bars file, or raise one problem with every fault of it."""
+    if is_parquet(path):
+        advice = "make one of it with `alpha import bars FILE --out BARS.csv`"
+        raise ImportProblem(f"{path}: expected a bars file (CSV), found Parquet; {advice}")
     found = probe(path) if path.is_file() else None
     if found is None:
         raise ImportProblem(f"{path}: expected a bars file with a header, found no line")

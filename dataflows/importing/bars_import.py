@@ -26,7 +26,8 @@ from dataflows.importing.bars import (
     close_of,
     finite,
 )
-from dataflows.importing.layouts import probed, recognise
+from dataflows.importing.bars_parquet import is_parquet, parquet_layout, parquet_rows
+from dataflows.importing.layouts import Layout, probed, recognise
 from dataflows.importing.reading import (
     BAD_TIME,
     MISSING_FIELD,
@@ -80,6 +81,7 @@ class _BarPlan(NamedTuple):
     found: Probe
     columns: BarColumns
     symbol: str | None
+    parquet: bool
 
 
 def import_bars(files: Sequence[BarsFile], out: Path) -> BarsReport:
@@ -132,18 +134,25 @@ def _plans(files: Sequence[BarsFile], out: Path) -> list[_BarPlan]:
 
 
 def _plan(file: BarsFile) -> _BarPlan | str:
-    layout = recognise(file.path, file.layout, BAR_PRESETS)
-    if isinstance(layout, str):
-        return layout
-    columns, found = layout.columns, probed(file.path)
+    parquet = is_parquet(file.path)
+    recognised = parquet_layout(file) if parquet else _text_layout(file)
+    if isinstance(recognised, str):
+        return recognised
+    layout, found = recognised
+    columns = layout.columns
     if columns.volume_quote is None and columns.volume_base is None:
         return f"{file.path}: expected a column with a volume, the layout names none"
     if columns.symbol in found.names:
-        return _BarPlan(file.path, layout.name, found, columns, None)
+        return _BarPlan(file.path, layout.name, found, columns, None, parquet)
     symbol = file.symbol or layout.coin_in(file.path)
     if symbol is None:
         return f"{file.path}: expected a symbol (no column for it, and none in the file name)"
-    return _BarPlan(file.path, layout.name, found, columns, symbol)
+    return _BarPlan(file.path, layout.name, found, columns, symbol, parquet)
+
+
+def _text_layout(file: BarsFile) -> tuple[Layout[BarColumns], Probe] | str:
+    layout = recognise(file.path, file.layout, BAR_PRESETS)
+    return layout if isinstance(layout, str) else (layout, probed(file.path))
 
 
 def _has(plan: _BarPlan, name: str) -> bool:
@@ -215,7 +224,8 @@ class _History:
 def _bars_of(plan: _BarPlan, optional: Sequence[str], tally: Tally) -> Iterator[_Bar]:
     """Yield the good bars of a file; raise ImportProblem if they are not of minutes."""
     history = _History()
-    for cells in read_rows(plan.path, plan.found, plan.columns.wanted(), tally):
+    read = parquet_rows if plan.parquet else read_rows
+    for cells in read(plan.path, plan.found, plan.columns.wanted(), tally):
         row = _Row(*cells)
         try:
             symbol = checked_symbol(plan.symbol or row.symbol)

@@ -1,4 +1,4 @@
-"""The top of book over a minute: which quote was in force when, and what it cost to cross it.
+"""The book over a minute: which quote was in force when, what crossing it cost, and the depth.
 
 Build plan 5.5, Appendix A.6. A quote is a state: it holds from its time until the next one.
 """
@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from math import fsum
 from typing import NamedTuple
 
-from operators.records import Quote
+from operators.formulas.elementary import median
+from operators.records import Book, Quote
 
 
 class Span(NamedTuple):
@@ -50,12 +51,12 @@ def spans(carry: Quote | None, quotes: Sequence[Quote], start_ms: int, end_ms: i
 
 def mid_at(covered: Sequence[Span], at_ms: int) -> float | None:
     """Return the mid in force at an instant: that of the last quote at or before it."""
-    found: float | None = None
+    found: Span | None = None
     for span in covered:
         if span.from_ms > at_ms:
             break
-        found = span.mid
-    return found
+        found = span
+    return None if found is None else found.mid
 
 
 def spread_columns(covered: Sequence[Span]) -> tuple[float | None, float | None]:
@@ -81,3 +82,79 @@ def spread_columns(covered: Sequence[Span]) -> tuple[float | None, float | None]
         if passed_ms * 100 >= total_ms * 95:
             return mean, spread
     raise AssertionError("the spreads of a minute cover all of its two-sided time")
+
+
+# --- depth -----------------------------------------------------------------------------------
+
+DEPTH_LEVELS = 5
+
+
+class Depth(NamedTuple):
+    """Both sides of a snapshot's top levels in quote currency."""
+
+    time_ms: int
+    bid: float
+    ask: float
+
+
+def depth_of(book: Book) -> Depth | None:
+    """Return the depth of the best five levels; NULL (None) unless both sides are there (D23)."""
+    if not book.bids or not book.asks:
+        return None
+    bid = fsum([px * sz for px, sz in book.bids[:DEPTH_LEVELS]])
+    ask = fsum([px * sz for px, sz in book.asks[:DEPTH_LEVELS]])
+    return Depth(book.time_ms, bid, ask)
+
+
+def imbalance_mean(
+    carry: Depth | None,
+    snapshots: Sequence[tuple[int, Depth | None]],
+    start_ms: int,
+    end_ms: int,
+) -> float | None:
+    """Return the time-weighted mean of bid / (bid + ask) over [start_ms, end_ms).
+
+    carry : the depth in force before. snapshots : (time_ms, depth) in time order; one without both
+    sides ends the one before it and counts for nothing. NULL when nothing counts. Build plan 5.5.
+    """
+    parts: list[float] = []
+    total_ms = 0
+    now, at = carry, start_ms
+    for time_ms, depth in [*snapshots, (end_ms, None)]:
+        if now is not None and time_ms > at:
+            parts.append(now.bid / (now.bid + now.ask) * (time_ms - at))
+            total_ms += time_ms - at
+        now, at = depth, time_ms
+    return fsum(parts) / total_ms if total_ms else None
+
+
+def depth_median(snapshots: Sequence[tuple[int, Depth | None]]) -> float | None:
+    """Return the median over snapshots of the depth of both sides; NULL without any."""
+    depths = [depth.bid + depth.ask for _, depth in snapshots if depth is not None]
+    return median(depths) if depths else None
+
+
+# --- microprice ------------------------------------------------------------------------------
+
+
+def quote_at(carry: Quote | None, quotes: Sequence[Quote], at_ms: int) -> Quote | None:
+    """Return the quote in force at an instant: the last one at or before it."""
+    found = carry
+    for quote in quotes:
+        if quote.time_ms > at_ms:
+            break
+        found = quote
+    return found
+
+
+def microprice(quote: Quote | None) -> float | None:
+    """Return the mid weighted by the opposite sizes; NULL unless both sides and sizes are there.
+
+    Build plan 5.5 (microprice_drift_s_30).
+    """
+    if quote is None or quote.bid_px is None or quote.ask_px is None:
+        return None
+    if quote.bid_sz is None or quote.ask_sz is None or quote.bid_sz + quote.ask_sz <= 0.0:
+        return None
+    weighted = quote.ask_px * quote.bid_sz + quote.bid_px * quote.ask_sz
+    return weighted / (quote.bid_sz + quote.ask_sz)

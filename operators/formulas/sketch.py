@@ -5,9 +5,9 @@ of new samples grows, so old bins are never touched); sums are correctly rounded
 keys, so no result depends on the order in which bins came into being.  Numerics 7.
 """
 
-import math
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from copy import copy
+from math import frexp, fsum, ldexp
 
 import msgspec
 
@@ -28,7 +28,7 @@ def key(x: float, x_zero: float) -> int:
     w = abs(x)
     if w <= x_zero:
         return 0
-    f, e = math.frexp(w)
+    f, e = frexp(w)
     k = (e + EXPONENT_SHIFT) * PER_OCTAVE + int((f - 0.5) * (2 * PER_OCTAVE)) + 1
     return k if x > 0.0 else -k
 
@@ -45,79 +45,113 @@ def edges(k: int) -> tuple[float, float]:
         return 0.0, 0.0
     octave, i = divmod(abs(k) - 1, PER_OCTAVE)
     e = octave - EXPONENT_SHIFT
-    near = math.ldexp(0.5 + i / (2 * PER_OCTAVE), e)
-    far = math.ldexp(0.5 + (i + 1) / (2 * PER_OCTAVE), e)
+    near = ldexp(0.5 + i / (2 * PER_OCTAVE), e)
+    far = ldexp(0.5 + (i + 1) / (2 * PER_OCTAVE), e)
     return (near, far) if k > 0 else (-far, -near)
 
 
 class Sketch(msgspec.Struct):
     """Decayed weights by bin. Bound: the bins in use, 100 to 650 in practice, thinned by prune.
 
-    w : weight of the newest sample; t : total weight; bins : key -> weight > 0.
-    order : the keys of bins, ascending; follows from bins and is kept so that rank need not sort.
+    w : weight of the newest sample; t : total weight.
+    keys : the bins in use, ascending; weights : what each of them holds, > 0, in the same order.
     """
 
     w: float = 1.0
     t: float = 0.0
-    bins: dict[int, float] = {}
-    order: list[int] = []
-
-    def __post_init__(self) -> None:
-        self.order = sorted(self.bins)
+    keys: list[int] = []
+    weights: list[float] = []
 
     def add(self, x: float, growth: float, x_zero: float) -> None:
         """Count x, `growth` times as heavy as the sample before it."""
+        self.add_at(key(x, x_zero), growth)
+
+    def add_at(self, k: int, growth: float) -> None:
+        """Count a sample of bin k, `growth` times as heavy as the sample before it."""
         w = self.w * growth
         if w >= WEIGHT_MAX:
             w *= WEIGHT_SHRINK
             self.t *= WEIGHT_SHRINK
-            self.bins = {k: b * WEIGHT_SHRINK for k, b in self.bins.items()}
-        k = key(x, x_zero)
-        if k in self.bins:
-            self.bins[k] += w
+            self.weights = [b * WEIGHT_SHRINK for b in self.weights]
+        keys = self.keys
+        at = bisect_left(keys, k)
+        if at < len(keys) and keys[at] == k:
+            self.weights[at] += w
         else:
-            self.bins[k] = w
-            insort(self.order, k)
+            keys.insert(at, k)
+            self.weights.insert(at, w)
         self.t += w
         self.w = w
+
+    def rescales(self, growth: float) -> bool:
+        """Return whether the next `add` shrinks all weights."""
+        return self.w * growth >= WEIGHT_MAX
+
+    def weight_at(self, k: int) -> float | None:
+        """Weight of bin k; None when it is not in use."""
+        at = bisect_left(self.keys, k)
+        return self.weights[at] if at < len(self.keys) and self.keys[at] == k else None
+
+    def put_at(self, k: int, weight: float | None) -> None:
+        """Make bin k hold `weight`, None for not in use; the total is the caller's business."""
+        keys = self.keys
+        at = bisect_left(keys, k)
+        used = at < len(keys) and keys[at] == k
+        if weight is None:
+            if used:
+                del keys[at], self.weights[at]
+        elif used:
+            self.weights[at] = weight
+        else:
+            keys.insert(at, k)
+            self.weights.insert(at, weight)
 
     def rank(self, x: float, x_zero: float) -> float | None:
         """Share of the weight below x, half of its own bin included; None when empty.
 
         In [0, 1]; values of one bin share one rank, so ties get the mid-rank.
         """
-        bins = self.bins
-        if not bins:
+        return self.rank_at(key(x, x_zero))
+
+    def rank_at(self, k: int) -> float | None:
+        """Rank of a value of bin k, as `rank`."""
+        keys = self.keys
+        if not keys:
             return None
-        k = key(x, x_zero)
-        smaller = self.order[: bisect_left(self.order, k)]
-        return (math.fsum(map(bins.__getitem__, smaller)) + 0.5 * bins.get(k, 0.0)) / self.t
+        weights = self.weights
+        at = bisect_left(keys, k)
+        own = weights[at] if at < len(keys) and keys[at] == k else 0.0
+        below = fsum(reversed(weights[:at]))  # heavy bins first: the same bits, a quarter faster
+        return (below + 0.5 * own) / self.t
 
     def quantile(self, p: float) -> float | None:
         """Value below which the share p in [0, 1] lies, linear within a bin; None when empty."""
-        if not self.bins:
+        if not self.keys:
             return None
         target = p * self.t
         c = 0.0
-        hi = 0.0
-        for k in self.order:
-            b = self.bins[k]
-            lo, hi = edges(k)
+        for k, b in zip(self.keys, self.weights, strict=True):
             if c + b >= target:
+                lo, hi = edges(k)
                 return lo + (hi - lo) * ((target - c) / b)
             c += b
-        return hi  # the running sum may end a rounding error short of t
+        return edges(self.keys[-1])[1]  # the running sum may end a rounding error short of t
+
+    def lighter(self, share: float) -> list[tuple[int, float]]:
+        """Bins that `prune` would drop, ascending, with their weights."""
+        least = share * self.t
+        return [(k, b) for k, b in zip(self.keys, self.weights, strict=True) if b < least]
 
     def prune(self, share: float) -> None:
         """Drop bins lighter than `share` of the total; what is left is the new total."""
         least = share * self.t
-        self.bins = {k: b for k, b in self.bins.items() if b >= least}
-        self.order = sorted(self.bins)
-        self.t = math.fsum(self.bins.values())
+        self.keys = [k for k, b in zip(self.keys, self.weights, strict=True) if b >= least]
+        self.weights = [b for b in self.weights if b >= least]
+        self.t = fsum(self.weights)
 
     def copy(self) -> "Sketch":
         """An independent copy."""
         twin = copy(self)
-        twin.bins = self.bins.copy()
-        twin.order = self.order.copy()
+        twin.keys = self.keys.copy()
+        twin.weights = self.weights.copy()
         return twin

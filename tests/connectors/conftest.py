@@ -11,17 +11,16 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 import psycopg
 import pytest
-import yaml
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from dataflows.connectors.embedded_postgres import EmbeddedPostgres
 from dataflows.connectors.migrate import migrate
+from packs.loader import load_packs
 
 _numbers = itertools.count(1)
 SMALL = {"shared_buffers": "32MB", "fsync": "off", "max_wal_size": "128MB"}
@@ -101,8 +100,7 @@ def place(empty_place: Place) -> Place:
 @pytest.fixture(scope="session")
 def pack_columns() -> dict[str, str]:
     """Columns of the feature pack with their SQL types."""
-    pack = yaml.safe_load(files("packs.features").joinpath("v1.0.yaml").read_text())
-    return {column["name"]: column["type"] for column in pack["columns"]}
+    return {column.name: column.type for column in load_packs().features.stored}
 
 
 def _database(server: str, template: str) -> Iterator[str]:

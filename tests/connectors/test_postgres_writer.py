@@ -155,9 +155,10 @@ def test_rows_are_read_back_as_written(
 
 def test_frames_are_read_back_as_written(writer: PostgresWriter, place: Place) -> None:
     """A frame's lists of symbols come back as lists."""
-    writer.write_market([market(frames=(Frame("1m", T_MS, 0, FRAME),))])
+    extras = {"rs_dispersion_m_5": 0.7}
+    writer.write_market([market(frames=(Frame("1m", T_MS, 0, FRAME, extras),))])
     assert stored(place, "market_snapshot") == [
-        {**FRAME, "tf": "1m", "exchange_ts": LABEL, "revision": 0}
+        {**FRAME, "tf": "1m", "exchange_ts": LABEL, "revision": 0, "extras_json": extras}
     ]
 
 
@@ -169,7 +170,7 @@ def test_writer_knows_every_column_of_the_tables(
         for table in tables_of(pack_columns).values():
             found = connection.execute(f"select * from {table.name} limit 0".encode())
             assert {column.name for column in found.description or []} == set(table.types)
-    assert set(FRAME) == set(FRAME_COLUMNS)
+    assert {*FRAME, "extras_json"} == set(FRAME_COLUMNS)
 
 
 def test_amendment_replaces_and_late_original_does_not(

@@ -42,12 +42,12 @@ def minutes(count: int, *, spoil: dict[int, bytes] | None = None) -> bytes:
 
 
 def run(tmp_path: Path, log: bytes) -> tuple[Summary, list[dict[str, object]]]:
-    """Replay a log and return the summary and the rows."""
+    """Replay a log and return the summary and the one-minute rows."""
     path = tmp_path / "log"
     path.write_bytes(log)
     summary = replay(path, tmp_path / "out", load_packs())
     rows = product_path(tmp_path / "out", "rows").read_bytes().splitlines()
-    return summary, [json.loads(row) for row in rows]
+    return summary, [row for row in map(json.loads, rows) if row["tf"] == "1m"]
 
 
 AT = M - 60_000 + 30_500  # where spoils are inserted

@@ -139,13 +139,15 @@ def near(found: float | None, exact: Fraction | int | None) -> bool:
 
 
 def replay_files(files: list[Path], tmp_path: Path) -> tuple[dict[tuple[str, int], Any], Any]:
-    """Import and replay; return the newest row per symbol and minute, and the import report."""
+    """Import and replay; return the newest 1m row per symbol and minute, and the import report."""
     log = tmp_path / "log.zst"
     report = import_ticks([TickFile(path) for path in files], log)
     replay(log, tmp_path / "out", load_packs())
     rows: dict[tuple[str, int], Any] = {}
     for line in product_path(tmp_path / "out", "rows").read_bytes().splitlines():
         row = json.loads(line)
+        if row["tf"] != "1m":
+            continue
         label = row["exchange_ts"]
         known = rows.get((row["symbol"], label))
         assert known is None or known["revision"] < row["revision"]
@@ -259,4 +261,4 @@ def test_a_foreign_raw_recording_is_a_tick_log_as_it_is(shared_data: Path, tmp_p
     first = json.loads(product_path(tmp_path / "out", "rows").read_text().splitlines()[0])
     assert first["trade_count_m_1"] == len(tids) > 0
     assert 1.0 <= first["spread_mean_m_1"] < 1.1  # one tick, but for a moment
-    assert first["dq_reasons"] == ["gap", "book_stale"]
+    assert first["dq_reasons"] == ["gap", "resync", "book_stale", "book_missing"]

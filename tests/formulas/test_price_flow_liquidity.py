@@ -15,9 +15,22 @@ from hypothesis import strategies as st
 
 from operators.formulas.crosssection import dispersion, lead_index
 from operators.formulas.flow import notional, slope
-from operators.formulas.liquidity import Span, is_crossed, mid_at, spans, spread_columns
+from operators.formulas.liquidity import (
+    DEPTH_LEVELS,
+    Depth,
+    Span,
+    depth_median,
+    depth_of,
+    imbalance_mean,
+    is_crossed,
+    microprice,
+    mid_at,
+    quote_at,
+    spans,
+    spread_columns,
+)
 from operators.formulas.price import range_ratio, realized_volatility, simple_return
-from operators.records import Quote, Trade
+from operators.records import Book, Quote, Trade
 
 ULP = Fraction(1, 2**52)  # one unit in the last place of 1.0
 
@@ -347,6 +360,153 @@ def test_a_locked_book_has_a_spread_of_zero() -> None:
 def test_only_a_bid_above_the_ask_contradicts_itself(bid: Side, ask: Side, crossed: bool) -> None:
     """Locked and one-sided books are odd but possible."""
     assert is_crossed(quote(0, bid, ask)) is crossed
+
+
+# --- depth ---------------------------------------------------------------------------------------
+
+level_lists = st.lists(st.tuples(st.floats(1e-6, 1e6), st.floats(1e-6, 1e6)), max_size=9).map(tuple)
+
+
+@settings(max_examples=60, deadline=None)
+@given(level_lists, level_lists)
+def test_oracle_depth_of_a_snapshot(
+    bids: tuple[tuple[float, float], ...], asks: tuple[tuple[float, float], ...]
+) -> None:
+    """Each side the exact sum of five products, rounded once; none without the other."""
+    found = depth_of(Book(0, 7, bids, asks))
+    if not bids or not asks:
+        assert found is None
+        return
+    exact = [float(sum(Fraction(px * sz) for px, sz in side[:5])) for side in (bids, asks)]
+    assert found == Depth(7, *exact)
+
+
+@pytest.mark.parametrize("levels", range(1, 9))
+def test_the_sixth_level_does_not_count(levels: int) -> None:
+    """Nor any after it; a book of fewer levels has what it has."""
+    side = tuple((1.0, 1.0) for _ in range(levels))
+    expected = float(min(levels, DEPTH_LEVELS))
+    assert DEPTH_LEVELS == 5
+    assert depth_of(Book(0, 0, side, ((2.0, 1.0),))) == Depth(0, expected, 2.0)
+    assert depth_of(Book(0, 0, ((2.0, 1.0),), side)) == Depth(0, 2.0, expected)
+
+
+depths = st.builds(
+    lambda at, bid, ask: (at, None if bid is None or ask is None else Depth(at, bid, ask)),
+    st.integers(START, END - 1),
+    st.none() | st.floats(1e-3, 1e9),
+    st.none() | st.floats(1e-3, 1e9),
+)
+depth_lists = st.lists(depths, max_size=10).map(lambda found: sorted(found, key=lambda d: d[0]))
+carried = st.none() | depths.map(lambda found: found[1])
+
+
+@settings(max_examples=80, deadline=None)
+@given(carried, depth_lists)
+def test_oracle_imbalance_mean(
+    carry: Depth | None, snapshots: list[tuple[int, Depth | None]]
+) -> None:
+    """The mean over all milliseconds of the share of what is in force there, if it is known."""
+    shares = []
+    for ms in range(START, END):
+        held = [depth for at, depth in snapshots if at <= ms]
+        depth = held[-1] if held else carry
+        if depth is not None:
+            shares.append(Fraction(depth.bid) / (Fraction(depth.bid) + Fraction(depth.ask)))
+    found = imbalance_mean(carry, snapshots, START, END)
+    if shares:
+        assert close_to(found, sum(shares, Fraction(0)) / len(shares), ulps=4)
+        assert found is not None
+        assert 0.0 <= found <= 1.0
+    else:
+        assert found is None
+
+
+def test_imbalance_of_a_minute() -> None:
+    r"""What held before, nothing for a while, then another; one of an instant holds.
+
+    START      +10          +30        END
+      |-- 3/4 --|-- unknown -|-- 1/4 -- |
+                             (1/2 for 0 ms)
+    """
+    snapshots = [
+        (START + 10, None),
+        (START + 30, Depth(0, 2.0, 2.0)),
+        (START + 30, Depth(0, 1.0, 3.0)),
+    ]
+    assert imbalance_mean(Depth(0, 3.0, 1.0), snapshots, START, END) == 0.5
+    assert imbalance_mean(None, snapshots, START, END) == 0.25
+    assert imbalance_mean(None, snapshots[:1], START, END) is None
+    assert imbalance_mean(Depth(0, 3.0, 1.0), [], START, END) == 0.75
+
+
+def test_a_snapshot_that_held_for_no_time_has_no_share() -> None:
+    """Known for zero milliseconds only: nothing counts."""
+    snapshots = [(START + 5, Depth(0, 1.0, 1.0)), (START + 5, None)]
+    assert imbalance_mean(None, snapshots, START, END) is None
+    assert depth_median(snapshots) == 2.0
+
+
+@settings(max_examples=60, deadline=None)
+@given(depth_lists, st.randoms(use_true_random=False))
+def test_oracle_depth_median(snapshots: list[tuple[int, Depth | None]], rng: random.Random) -> None:
+    """As the standard library has it, over the snapshots that are known, in any order."""
+    known = [depth.bid + depth.ask for _, depth in snapshots if depth is not None]
+    rng.shuffle(snapshots)
+    found = depth_median(snapshots)
+    assert found == (statistics.median(known) if known else None)
+
+
+# --- microprice ----------------------------------------------------------------------------------
+
+
+@settings(max_examples=40, deadline=None)
+@given(carries, quote_lists)
+def test_oracle_quote_at(carry: Quote | None, quotes: list[Quote]) -> None:
+    """At every instant the last quote at or before it, else the one that carried in."""
+    for at_ms in range(START - 3, END + 3):
+        assert quote_at(carry, quotes, at_ms) == in_force(carry, quotes, at_ms)
+
+
+def sized(bid: Side, ask: Side, bid_sz: Side, ask_sz: Side) -> Quote:
+    """Return a top of book with sizes."""
+    return Quote(0, 0, bid, bid_sz, ask, ask_sz)
+
+
+@given(prices, prices, st.floats(1e-9, 1e9), st.floats(1e-9, 1e9))
+def test_oracle_microprice(one: float, other: float, bid_sz: float, ask_sz: float) -> None:
+    """Each price weighted by the size of the other side; it lies between them."""
+    bid, ask = min(one, other), max(one, other)
+    found = microprice(sized(bid, ask, bid_sz, ask_sz))
+    b, a, bs, az = map(Fraction, (bid, ask, bid_sz, ask_sz))
+    assert close_to(found, (a * bs + b * az) / (bs + az), ulps=6)
+    assert found is not None
+    assert bid * (1 - 1e-15) <= found <= ask * (1 + 1e-15)
+
+
+def test_the_microprice_leans_away_from_the_larger_size() -> None:
+    """Equal sizes give the mid; all of the size on the bid, the ask."""
+    assert microprice(sized(99.0, 101.0, 2.0, 2.0)) == 100.0
+    assert microprice(sized(99.0, 101.0, 3.0, 1.0)) == 100.5
+    assert microprice(sized(99.0, 101.0, 1.0, 3.0)) == 99.5
+    assert microprice(sized(99.0, 101.0, 1.0, 0.0)) == 101.0
+
+
+@pytest.mark.parametrize(
+    "top",
+    [
+        None,
+        sized(None, 101.0, 1.0, 1.0),
+        sized(99.0, None, 1.0, 1.0),
+        sized(99.0, 101.0, None, 1.0),
+        sized(99.0, 101.0, 1.0, None),
+        sized(99.0, 101.0, 0.0, 0.0),
+        sized(None, None, None, None),
+    ],
+)
+def test_no_microprice_without_two_sides_and_sizes(top: Quote | None) -> None:
+    """NULL, never the mid instead."""
+    assert microprice(top) is None
 
 
 # --- cross-section -------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import importlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from dataflows.importing import (
     ImportProblem,
     Stamp,
     bars_import,
+    bars_parquet,
     import_bars,
     read_bars,
 )
@@ -281,6 +281,142 @@ def test_compressed_output_is_deterministic(tmp_path: Path, name: str) -> None:
     assert read(tmp_path / "a" / name)[0] == [(M, {"BTC": BarRow(1.0, 2.0, 1.0, 1.0, 5.0, 1, 1.0)})]
 
 
+# --- Parquet ---------------------------------------------------------------------------------
+
+
+def parquet() -> Any:
+    """Return the optional reader, or skip."""
+    return pytest.importorskip("pyarrow.parquet", reason="Parquet needs pyarrow")
+
+
+def write_parquet(path: Path, columns: dict[str, Any], **options: Any) -> Path:
+    """Write columns of Python values, or of the library's own arrays."""
+    arrow = pytest.importorskip("pyarrow", reason="Parquet needs pyarrow")
+    parquet().write_table(arrow.table(columns), path, **options)
+    return path
+
+
+def freqtrade(minutes: int) -> dict[str, list[Any]]:
+    """Return so many minutes of two symbols, one after the other, as freqtrade has them."""
+    n = 2 * minutes
+    return {
+        "symbol": ["ETH"] * minutes + ["BTC"] * minutes,
+        "date": [M + i % minutes * 60_000 for i in range(n)],
+        "open": [0.1 + i for i in range(n)],
+        "high": [1e-7 + 0.3 + i for i in range(n)],
+        "low": [0.1 + i for i in range(n)],
+        "close": [0.2 + i for i in range(n)],
+        "volume": [i / 3 for i in range(n)],
+    }
+
+
+def test_parquet_gives_the_bytes_of_its_text(tmp_path: Path) -> None:
+    """Told by its content, in any order of rows, whatever the batches; numbers are not rounded."""
+    columns = freqtrade(50)
+    text = "\n".join(",".join(map(str, row)) for row in zip(*columns.values(), strict=True))
+    written, report = run(tmp_path, {"a.csv": f"{','.join(columns)}\n{text}\n"})
+    source = write_parquet(tmp_path / "a.bin", columns, row_group_size=7)
+    out = tmp_path / "out.csv"
+    assert import_bars([BarsFile(source)], out) == report
+    assert out.read_text() == written
+    assert f"ETH,{M + 60_000},0.1,0.3000001,0.1,0.2," in written
+    assert report.bars == {"BTC": 50, "ETH": 50}
+
+
+def test_parquet_is_read_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The size of a batch changes nothing."""
+    source = write_parquet(tmp_path / "a.parquet", freqtrade(50))
+    import_bars([BarsFile(source)], tmp_path / "whole.csv")
+    monkeypatch.setattr(bars_parquet, "BATCH_ROWS", 3)
+    import_bars([BarsFile(source)], tmp_path / "batches.csv")
+    assert (tmp_path / "whole.csv").read_bytes() == (tmp_path / "batches.csv").read_bytes()
+
+
+@pytest.mark.parametrize("zone", [None, "UTC", "America/New_York"])
+def test_parquet_instants_become_epoch_ms(tmp_path: Path, zone: str | None) -> None:
+    """A zone is how an instant is shown, not when it is."""
+    arrow = pytest.importorskip("pyarrow")
+    columns: dict[str, Any] = freqtrade(1)
+    dates = [date * 1_000_000 for date in columns["date"]]
+    columns["date"] = arrow.array(dates, arrow.timestamp("ns", zone))
+    import_bars([BarsFile(write_parquet(tmp_path / "a", columns))], tmp_path / "out.csv")
+    assert [minute for minute, _ in read(tmp_path / "out.csv")[0]] == [M + 60_000]
+
+
+def test_parquet_cells_that_are_no_value_are_counted(tmp_path: Path) -> None:
+    """NULL and NaN drop a row like an empty cell and `nan` of a CSV."""
+    columns = freqtrade(3)
+    columns["close"][0], columns["high"][1], columns["date"][2] = None, float("nan"), None
+    report = import_bars(
+        [BarsFile(write_parquet(tmp_path / "a.parquet", columns))], tmp_path / "out.csv"
+    )
+    assert report.bars == {"BTC": 3}
+    assert report.rejects == {"missing_field": 2, "not_finite": 1}
+    assert report.lines == 6
+
+
+def test_parquet_with_columns_of_ones_own(tmp_path: Path) -> None:
+    """Any file that a column description fits; one that does not fit is answered with its own."""
+    columns = {"k": [M // 1000], "h": [3], "l": [1], "c": [2], "o": [2], "v": [6]}
+    source = write_parquet(tmp_path / "a.parquet", columns)
+    own = BarColumns(
+        time=Stamp("k", "s"),
+        labels="close",
+        open="o",
+        high="h",
+        low="l",
+        close="c",
+        volume_base="v",
+    )
+    import_bars([BarsFile(source, "X", own)], tmp_path / "out.csv")
+    assert read(tmp_path / "out.csv")[0] == [(M, {"X": BarRow(2.0, 3.0, 1.0, 2.0, 12.0)})]
+    for layout, words in (("freqtrade", "layout freqtrade"), (None, "a known layout")):
+        with pytest.raises(ImportProblem, match=f"expected {words}, found columns k, h"):
+            import_bars([BarsFile(source, "X", layout)], tmp_path / "out.csv")
+
+
+def test_parquet_that_is_damaged(tmp_path: Path) -> None:
+    """Without its end it is refused; with a broken page it gives what stands before it."""
+    source = write_parquet(
+        tmp_path / "a.parquet", freqtrade(50), row_group_size=20, compression="gzip"
+    )
+    data = source.read_bytes()
+    (tmp_path / "cut.parquet").write_bytes(data[: len(data) // 2])
+    with pytest.raises(ImportProblem, match=r"cut\.parquet: expected a Parquet file"):
+        import_bars([BarsFile(tmp_path / "cut.parquet")], tmp_path / "out.csv")
+    metadata = parquet().read_metadata(source)
+    page = metadata.row_group(3).column(3).data_page_offset
+    (tmp_path / "b.parquet").write_bytes(data[:page] + bytes(40) + data[page + 40 :])
+    report = import_bars([BarsFile(tmp_path / "b.parquet")], tmp_path / "out.csv")
+    assert report.rejects == {"damaged_file": 1}
+    assert report.bars == {"ETH": 50, "BTC": 10}
+
+
+def test_parquet_without_its_reader_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line, with the file and the package."""
+    source = tmp_path / "a.parquet"
+    source.write_bytes(b"PAR1 and so on")
+
+    def absent(name: str) -> None:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    monkeypatch.setattr(bars_parquet, "import_module", absent)
+    with pytest.raises(ImportProblem) as caught:
+        import_bars([BarsFile(source)], tmp_path / "out.csv")
+    assert str(caught.value) == f"{source}: {bars_parquet.NO_READER}"
+    assert "pip install pyarrow" in bars_parquet.NO_READER
+
+
+def test_parquet_is_no_bars_file(tmp_path: Path) -> None:
+    """What reads bars files says which command makes one."""
+    source = tmp_path / "a.parquet"
+    source.write_bytes(b"PAR1 and so on")
+    with pytest.raises(ImportProblem, match="alpha import bars"):
+        read_bars(source)
+
+
 # --- real data -------------------------------------------------------------------------------
 
 
@@ -334,15 +470,17 @@ def test_real_flow_minutes(tmp_path: Path) -> None:
 @needs_data
 @pytest.mark.slow
 def test_real_parquet_minutes(tmp_path: Path) -> None:
-    """A month of perps in freqtrade's columns, where a parquet reader is installed."""
-    try:
-        pandas: Any = importlib.import_module("pandas")
-        importlib.import_module("pyarrow")
-    except ImportError as missing:
-        pytest.skip(f"parquet needs pandas and pyarrow: {missing}")
+    """Perps in freqtrade's columns: the same bytes as from the text of the same rows."""
     (path,) = (DATA / "market" / "bars_1m").glob("binance_um_perp9_*.parquet")
-    frame = pandas.read_parquet(path).groupby("symbol").head(2000)
-    frame.to_csv(tmp_path / "a.csv", index=False)
-    report = import_bars([BarsFile(tmp_path / "a.csv")], tmp_path / "bars.csv")
-    assert set(report.bars.values()) == {2000}
+    until_ms = 1_748_169_180_000 + 1000 * 60_000  # the first 1000 minutes
+    table = parquet().read_table(path, filters=[("date", "<", until_ms)])
+    parquet().write_table(table, tmp_path / "a.parquet")
+    rows = zip(*(column.to_pylist() for column in table.itercolumns()), strict=True)
+    text = "\n".join(",".join(map(str, row)) for row in [table.column_names, *rows])
+    written, report = run(tmp_path, {"a.csv": text})
+    out = tmp_path / "from_parquet.csv"
+    assert import_bars([BarsFile(tmp_path / "a.parquet")], out) == report
+    assert out.read_text() == written
+    assert sum(report.bars.values()) == table.num_rows > 8900
     assert len(report.bars) == 9
+    assert report.rejects == {}

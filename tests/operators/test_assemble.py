@@ -11,7 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from operators import assemble
 from operators.assemble import CLOSED_KEYS_MAX, Assemble, AssemblyState
+from operators.formulas.elementary import median, round12
+from operators.formulas.price import realized_volatility
 from operators.lattice import MINUTE_MS
 from operators.records import (
     Asset,
@@ -20,6 +23,7 @@ from operators.records import (
     Book,
     Boundary,
     Columns,
+    Context,
     Feed,
     Phase,
     Quote,
@@ -32,7 +36,9 @@ M = 1_756_891_800_000  # 09:30:00; the minute under test is [09:29:00, 09:30:00)
 START = M - MINUTE_MS
 BTC = Asset(0, "BTC", ("bbo", "trades"))
 WITH_BOOK = Asset(0, "BTC", ("bbo", "l2Book", "trades"))
-STEP = Assemble(load_packs().features)
+ONLY_TRADES = Asset(0, "BTC", ("trades",))
+FEATURES = load_packs().features
+STEP = Assemble(FEATURES)
 
 
 def trade(
@@ -57,12 +63,14 @@ def boundary(
     *,
     final: bool = False,
     gap: str | None = None,
+    outage: bool = False,
+    resync: bool = False,
     skew: int | None = 300,
     asset: Asset = BTC,
 ) -> Boundary:
     """Return a closing of a minute on a feed that is otherwise healthy."""
     clock_ms = minute_ms + (3000 if final else 1500)
-    feed = Feed(gap=gap, last_frame_ms=clock_ms, clock_skew_ms=skew)
+    feed = Feed(gap, outage, resync, last_frame_ms=clock_ms, clock_skew_ms=skew)
     return Boundary(Phase(minute_ms, final, 1, clock_ms), asset, feed)
 
 
@@ -174,7 +182,7 @@ def test_a_book_that_is_subscribed_must_confirm_itself() -> None:
     assert bar([trade(START)], early)["book_staleness_ms"] == 0
     columns = bar([trade(START)], early, asset=WITH_BOOK)
     assert columns["book_staleness_ms"] == 59_000
-    assert columns["dq_reasons"] == ["book_stale"]
+    assert columns["dq_reasons"] == ["book_stale", "book_missing"]
     ticks = Ticks(trades=[trade(START)], quotes=early, books=[book(M - 500)])
     (item,) = run(ticks, boundary(asset=WITH_BOOK))
     assert item.bar is not None
@@ -219,6 +227,90 @@ def test_history_before_the_first_minute_is_not_flow() -> None:
     assert columns["trade_count_m_1"] == 1
     assert columns["dropped_ticks"] == 30
     assert columns["mid_close"] == 100.0
+    assert columns["dq_reasons"] == []  # history is not late
+
+
+def test_history_is_counted_apart_from_what_is_late() -> None:
+    """Both are dropped ticks of the row; only the second blames the minute."""
+    state = STEP.initial()
+    history = [trade(START - 90_000 * k, tid=k) for k in range(1, 31)]
+    run(Ticks(trades=[*history, trade(START)], quotes=[quote(START)]), boundary(), state=state)
+    assert state.sealed is not None
+    assert state.sealed.dropped == {assemble.HISTORY: 30}
+    run(boundary(final=True), state=state)
+    many = [trade(START - 500 - k, tid=k) for k in range(1, 31)]
+    (item,) = run(Ticks(trades=many), boundary(M + MINUTE_MS), state=state)
+    assert state.sealed.dropped == {assemble.LATE: 30}
+    assert item.bar is not None
+    assert item.bar.columns["dq_reasons"] == ["quiet", "late"]
+
+
+def test_history_that_comes_again_is_a_duplicate() -> None:
+    """The keys of history are known once its minute is folded."""
+    state = STEP.initial()
+    old = [trade(START - 90_000, tid=k) for k in range(1, 31)]
+    run(Ticks(trades=old), boundary(), boundary(final=True), Ticks(trades=old), state=state)
+    (item,) = run(boundary(M + MINUTE_MS), state=state)
+    assert item.bar is not None
+    assert item.bar.columns["duplicate_ticks"] == item.bar.columns["dropped_ticks"] == 30
+    assert "late" not in item.bar.columns["dq_reasons"]
+
+
+def closed_with_late(count: int, *more: Trade, state: AssemblyState) -> Columns:
+    """Close a minute, drop `count` prints as late (and some more), return the next minute."""
+    start = Ticks(trades=[trade(START, tid=10_000)], quotes=[quote(START)])
+    run(start, boundary(), boundary(final=True), state=state)
+    late = [trade(START + k, tid=k) for k in range(1, count + 1)]
+    ticks = Ticks(trades=[*late, *more, trade(M, tid=20_000)])
+    (item,) = run(ticks, boundary(M + MINUTE_MS), state=state)
+    assert item.bar is not None
+    return item.bar.columns
+
+
+@pytest.mark.parametrize("short", [1, 0, -1])
+def test_late_prints_blame_a_minute_from_the_packs_threshold_on(short: int) -> None:
+    """Nine are counted, ten make it partial; the minute after it is free of them."""
+    state = STEP.initial()
+    count = FEATURES.quality.late_ticks_partial - short
+    columns = closed_with_late(count, state=state)
+    assert columns["dropped_ticks"] == count
+    assert columns["dq_reasons"] == ([] if short > 0 else ["late"])
+    assert columns["dq_status"] == ("ok" if short > 0 else "partial")
+    print_ = Ticks(trades=[trade(M + MINUTE_MS)])
+    *_, item = run(
+        boundary(M + MINUTE_MS, final=True), print_, boundary(M + 2 * MINUTE_MS), state=state
+    )
+    assert item.bar is not None
+    assert item.bar.columns["dq_reasons"] == []
+
+
+def test_duplicates_are_not_late() -> None:
+    """Nine late prints and twenty that were known: the minute is not blamed."""
+    known = [trade(START, tid=10_000)] * 20
+    count = FEATURES.quality.late_ticks_partial - 1
+    columns = closed_with_late(count, *known, state=STEP.initial())
+    assert (columns["dropped_ticks"], columns["duplicate_ticks"]) == (count + 20, 20)
+    assert columns["dq_reasons"] == []
+
+
+def test_an_amended_minute_keeps_what_was_late_at_its_seal() -> None:
+    """What is dropped between seal and final counts for the next minute, not for this one."""
+    state = STEP.initial()
+    limit = FEATURES.quality.late_ticks_partial
+    assert closed_with_late(limit, state=state)["dq_reasons"] == ["late"]
+    later = [trade(START + 100 + k, tid=k + 1) for k in range(limit + 5)]
+    amending = trade(M + MINUTE_MS - 1)
+    final = boundary(M + MINUTE_MS, final=True)
+    (amended,) = run(Ticks(trades=[*later, amending]), final, state=state)
+    assert amended.bar is not None
+    assert amended.bar.revision == 1
+    assert amended.bar.columns["dropped_ticks"] == limit
+    assert amended.bar.columns["dq_reasons"] == ["late"]
+    ticks = Ticks(trades=[trade(M + MINUTE_MS)])
+    (item,) = run(ticks, boundary(M + 2 * MINUTE_MS), state=state)
+    assert item.bar is not None
+    assert item.bar.columns["dropped_ticks"] == limit + 5
+    assert item.bar.columns["dq_reasons"] == ["late"]
 
 
 def test_late_ticks_inside_grace_amend_once() -> None:
@@ -263,6 +355,47 @@ def test_a_hole_that_becomes_known_in_grace_amends_the_verdict() -> None:
     assert sealed.bar.columns["dq_status"] == "ok"
     assert amended.bar is not None
     assert amended.bar.columns["dq_reasons"] == ["gap"]
+
+
+@pytest.mark.parametrize(
+    ("outage", "resync", "reasons"),
+    [
+        (False, False, ["gap"]),
+        (True, False, ["gap", "outage"]),
+        (False, True, ["gap", "resync"]),
+        (True, True, ["gap", "outage", "resync"]),
+    ],
+)
+def test_a_hole_says_how_it_lies_in_the_minute(
+    outage: bool, resync: bool, reasons: list[str]
+) -> None:
+    """All of them stale, and always beside `gap`."""
+    columns = bar([trade(START)], [quote(START)], gap="disconnect", outage=outage, resync=resync)
+    assert columns["dq_reasons"] == reasons
+    assert columns["dq_status"] == "stale"
+
+
+def test_the_end_of_a_hole_that_becomes_known_in_grace_amends_the_verdict() -> None:
+    """At the seal the feed was away; at the final it is known to have come back in the minute."""
+    ticks = Ticks(trades=[trade(START)], quotes=[quote(START)])
+    sealed, amended = run(
+        ticks,
+        boundary(gap="disconnect", outage=True),
+        boundary(final=True, gap="disconnect", resync=True),
+    )
+    assert sealed.bar is not None
+    assert sealed.bar.columns["dq_reasons"] == ["gap", "outage"]
+    assert amended.bar is not None
+    assert amended.bar.columns["dq_reasons"] == ["gap", "resync"]
+    assert amended.bar.revision == 1
+
+
+def test_a_hole_that_stays_the_same_amends_nothing() -> None:
+    """The clock and the newest frame of the final phase are no news."""
+    ticks = Ticks(trades=[trade(START)], quotes=[quote(START)])
+    hole = boundary(gap="disconnect", resync=True)
+    _, final = run(ticks, hole, boundary(final=True, gap="disconnect", resync=True, skew=299))
+    assert final.bar is None
 
 
 def test_an_asset_that_joins_between_seal_and_final_has_nothing_to_finish() -> None:
@@ -327,6 +460,82 @@ def test_a_feed_that_is_not_subscribed_gives_no_columns_and_no_blame() -> None:
     assert "mid_close" not in columns
     assert "spread_mean_m_1" not in columns
     assert columns["dq_status"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("asset", "quotes"),
+    [
+        (ONLY_TRADES, []),
+        (BTC, []),
+        (BTC, [quote(START, None, 101.0), quote(START + 5, 99.0, None)]),
+    ],
+)
+def test_without_any_mid_the_prints_give_the_volatility(asset: Asset, quotes: list[Quote]) -> None:
+    """In time order, whatever order they arrived in."""
+    prices = [100.0, 103.0, 98.0, 98.0, 101.0]
+    trades = [trade(START + 9 * k, px) for k, px in enumerate(prices)]
+    columns = bar([trades[k] for k in (3, 0, 4, 1, 2)], quotes, asset=asset)
+    volatility = realized_volatility(prices)
+    assert volatility is not None
+    assert columns["rv_m_1"] == round12(volatility) > 0.0
+    assert bar(trades[:2], quotes, asset=asset)["rv_m_1"] is not None
+    assert bar(trades[:1], quotes, asset=asset)["rv_m_1"] is None
+    assert bar([], quotes, asset=asset)["rv_m_1"] is None
+
+
+def test_one_mid_is_enough_to_keep_prints_out_of_the_volatility() -> None:
+    """Prints bounce between bid and ask; they stand in only where there is no mid at all."""
+    trades = [trade(START + k, 99.0 + k % 3) for k in range(9)]
+    assert bar(trades, [quote(START)])["rv_m_1"] is None
+    assert bar(trades, [quote(START), quote(M - 1)])["rv_m_1"] == 0.0
+    assert bar(trades)["rv_m_1"] > 0.0
+
+
+def test_absurd_prints_do_not_enter_the_volatility() -> None:
+    """Nor anything else."""
+    trades = [trade(START + k, px) for k, px in enumerate((100.0, 1e9, 100.0, 100.0))]
+    assert bar(trades, asset=ONLY_TRADES)["rv_m_1"] == 0.0
+
+
+def test_a_minute_holds_no_more_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages of all kinds count together; what is over is dropped and counted."""
+    monkeypatch.setattr(assemble, "MINUTE_MESSAGES_MAX", 4)
+    contexts = [Context((START + k) * 1_000_000, 5.0, 100.0, 100.0, 0.0) for k in range(3)]
+    ticks = Ticks(trades=[trade(START), trade(START + 1)], quotes=[quote(START)], contexts=contexts)
+    asset = Asset(0, "BTC", ("activeAssetCtx", "bbo", "trades"))
+    state = STEP.initial()
+    (item,) = run(ticks, boundary(asset=asset), state=state)
+    assert item.bar is not None
+    assert item.bar.columns["dropped_ticks"] == 2
+    assert item.bar.columns["oi_staleness_ms"] == MINUTE_MS  # of the first context, the only one
+    assert state.sealed is not None
+    assert state.sealed.dropped == {assemble.OVERFLOW: 2}
+
+
+def test_a_crossed_book_is_not_carried_into_the_next_minute() -> None:
+    """Where the book gives the quotes a crossed snapshot is no quote, in its minute and after."""
+    asset = Asset(0, "BTC", ("l2Book", "trades"))
+    state = STEP.initial()
+    books = [book(START), book(M - 1000, 105.0, 101.0)]
+    sealed, *_ = run(
+        Ticks(books=books), boundary(asset=asset), boundary(final=True, asset=asset), state=state
+    )
+    assert sealed.bar is not None
+    assert sealed.bar.columns["spread_mean_m_1"] == 2.0
+    ticks = Ticks(books=[book(M + 58_000)])
+    (item,) = run(ticks, boundary(M + MINUTE_MS, asset=asset), state=state)
+    assert item.bar is not None
+    assert item.bar.columns["spread_mean_m_1"] == 2.0
+
+
+def test_a_sealed_minute_survives_a_restart() -> None:
+    """State written between seal and final still amends, and only when something changed."""
+    for late in ([], [trade(M - 1, 102.0)]):
+        state = STEP.initial()
+        run(Ticks(trades=[trade(START)], quotes=[quote(START)]), boundary(), state=state)
+        state = msgspec.msgpack.decode(msgspec.msgpack.encode(state), type=AssemblyState)
+        (item,) = run(Ticks(trades=late), boundary(final=True), state=state)
+        assert (item.bar is not None) is bool(late)
 
 
 def test_the_memory_of_closed_trades_is_bounded() -> None:
@@ -405,3 +614,29 @@ def test_property_reordering_within_the_minute_changes_nothing(order: list[int])
     trades = [trade(START + 7000 * k, 100.0 + k, 1.0, tid=k + 1) for k in range(8)]
     quotes = [quote(START + 7000 * k, 99.0 + k, 101.0 + k) for k in range(8)]
     assert bar([trades[k] for k in order], [quotes[k] for k in order]) == bar(trades, quotes)
+
+
+scales = st.sampled_from([0.01, 0.2, 0.5, 1.0, 2.0, 5.0, 100.0])
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.tuples(scales, st.integers(95, 105)), min_size=1, max_size=8),
+    st.lists(st.tuples(scales, st.integers(95, 105)), max_size=4),
+)
+def test_oracle_a_print_is_absurd_by_its_distance_from_the_level(
+    prints: list[tuple[float, int]], tops: list[tuple[float, int]]
+) -> None:
+    """The level is the median of prints and mids; of fewer than three the first mid."""
+    trades = [trade(START + k, scale * px, tid=k + 1) for k, (scale, px) in enumerate(prints)]
+    mids = [scale * px for scale, px in tops]
+    quotes = [quote(START + k, mid, mid) for k, mid in enumerate(mids)]
+    prices = [t.px for t in trades] + mids
+    level = mids[0] if mids and len(prices) < 3 else median(prices)
+    factor = FEATURES.quality.absurd_price_factor
+    kept = [t.px for t in trades if level <= t.px * factor and t.px <= level * factor]
+    columns = bar(trades, quotes)
+    assert columns["trade_count_m_1"] == len(kept)
+    assert columns["dropped_ticks"] == len(trades) - len(kept)
+    if kept:
+        assert (columns["high"], columns["low"]) == (round12(max(kept)), round12(min(kept)))

@@ -15,6 +15,7 @@ from operators.lattice import MINUTE_MS, iso
 from operators.normalize import Normalize
 from operators.records import Bar, BarItem, Columns
 from packs.loader import load_packs
+from packs.schema import TIMEFRAMES
 
 T0 = 1_756_890_000_000  # minute 0 of a test
 
@@ -228,11 +229,48 @@ def test_a_quiet_minute_and_a_missing_one_differ(raw: Raw | None, reasons: list[
     assert columns["dq_status"] == {"": "ok", "quiet": "partial", "gap": "stale"}["".join(reasons)]
 
 
+BY_SIDE = ("v_buy_m_1", "v_sell_m_1", "cvd_delta_m_1")
+
+
 def test_without_the_taker_side_there_is_no_delta() -> None:
-    """The total is still known."""
+    """The columns are left out, as for a feed that is not subscribed; the total is still known."""
     columns = columns_of(Raw(taker_buy_quote=None))
-    assert [columns[n] for n in ("v_buy_m_1", "v_sell_m_1", "cvd_delta_m_1")] == [None] * 3
+    assert not set(BY_SIDE) & columns.keys()
     assert columns["v_total_m_1"] == 50_000.0
+    assert columns["dq_status"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("raw", "reasons"),
+    [
+        (Raw(open=103.0), []),
+        (Raw(open=103.1), ["price_sanity"]),
+        (Raw(open=98.0), []),
+        (Raw(open=97.9), ["price_sanity"]),
+        (Raw(close=103.0), []),
+        (Raw(close=103.1), ["price_sanity"]),
+        (Raw(close=98.0), []),
+        (Raw(close=97.9), ["price_sanity"]),
+        (Raw(100.0, 100.0, 100.0, 100.0), []),
+        (Raw(100.0, 98.0, 103.0, 102.0), ["price_sanity"]),  # low and high swapped
+        (Raw(100.0, 99.0, 101.0, 100.0), ["price_sanity"]),
+        (Raw(open=104.0, volume_quote=0.0, trade_count=0), ["price_sanity", "quiet"]),
+        (Raw(open=104.0, volume_quote=0.0, trade_count=None), ["price_sanity", "quiet"]),
+    ],
+)
+def test_prices_that_contradict_each_other_are_stale(raw: Raw, reasons: list[str]) -> None:
+    """Build plan 8.6; the prices are stored as the file has them."""
+    columns = columns_of(raw)
+    assert columns["dq_reasons"] == reasons
+    assert columns["dq_status"] == ("stale" if reasons else "ok")
+    assert [columns[n] for n in ("open", "high", "low", "close")] == [
+        *(raw.open, raw.high, raw.low, raw.close)
+    ]
+
+
+def test_what_differs_beyond_the_twelfth_digit_is_no_contradiction() -> None:
+    """Prices are judged as they are stored."""
+    assert columns_of(Raw(open=103.0 + 1e-12))["dq_reasons"] == []
 
 
 def test_buys_above_the_total_leave_no_negative_sells() -> None:
@@ -262,8 +300,21 @@ def test_property_numbers_are_stored_once(
         if isinstance(value, float):
             assert value == float(f"{value:.12g}")
             assert str(value) != "-0.0"
-    parts = columns["v_buy_m_1"] + columns["v_sell_m_1"]
-    assert parts == pytest.approx(columns["v_total_m_1"], rel=1e-11, abs=1e-300)
+    buys, sells = columns["v_buy_m_1"], columns["v_sell_m_1"]
+    assert buys + sells == pytest.approx(columns["v_total_m_1"], rel=1e-11, abs=1e-300)
+    assert columns["cvd_delta_m_1"] == float(f"{buys - sells:.12g}")
+    assert columns["dq_reasons"] == []
+
+
+@given(prices, prices, prices, prices)
+def test_property_prices_are_at_odds_unless_the_range_holds_them(
+    opened: float, high: float, low: float, closed: float
+) -> None:
+    """Whatever a file says."""
+    columns = columns_of(Raw(opened, high, low, closed))
+    stored = [columns[n] for n in ("open", "high", "low", "close")]
+    fine = stored[1] == max(stored) and stored[2] == min(stored)
+    assert columns["dq_reasons"] == ([] if fine else ["price_sanity"])
 
 
 def test_bars_enter_at_normalisation() -> None:
@@ -277,6 +328,21 @@ def test_bars_enter_at_normalisation() -> None:
     for minute, symbols in feed.items():
         for item in close(state, minute, *symbols):
             rows += [r for out in step.step(states[item.asset_uid], item) for r in out.rows]
-    assert len(rows) == 10
-    names = {column.name for column in packs.features.columns}
-    assert all(set(row.columns) == names for row in rows)
+    assert [row.tf for row in rows].count("1m") == 10
+    names = {str(tf): set(packs.features.names(tf).values()) for tf in TIMEFRAMES}
+    assert all(set(row.columns) == names[row.tf] for row in rows)
+
+
+@pytest.mark.parametrize("taker_buy_quote", [None, 30_000.0])
+def test_a_side_that_the_file_lacks_is_null_in_the_row(taker_buy_quote: float | None) -> None:
+    """Left out of the bar, NULL in the row, with everything that is made of it."""
+    step = Normalize(load_packs())
+    own, state = step.initial(), BarsState()
+    for minute in range(1, 7):
+        bars = {"BTC": Raw(taker_buy_quote=taker_buy_quote)}
+        items = close_minutes(state, label(minute), bars)
+        rows = [row for item in items for out in step.step(own, item) for row in out.rows]
+    assert rows[-1].tf == "1m"
+    for name in (*BY_SIDE, "cvd_delta_m_5", "cvd_slope_m_5"):
+        assert (rows[-1].columns[name] is None) is (taker_buy_quote is None), name
+    assert rows[-1].columns["v_total_m_1"] == 50_000.0

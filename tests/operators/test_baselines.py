@@ -6,6 +6,7 @@ import random
 import struct
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
+from itertools import pairwise
 
 import msgspec
 import pytest
@@ -14,16 +15,20 @@ from hypothesis import strategies as st
 
 from operators.baselines import (
     Baseline,
+    Checkpoint,
     CorruptState,
     Decay,
     Feature,
     Normalised,
     Robust,
     apply,
+    checkpoint,
     dump,
     fresh,
     load,
+    restore,
 )
+from operators.formulas.sketch import key
 
 MINUTE_MS = 60_000
 HOUR_MS = 3_600_000
@@ -203,6 +208,29 @@ def test_warm_up_lasts_200_accepted_samples() -> None:
     assert state.buf == []
 
 
+def test_the_divisor_is_told_after_the_update() -> None:
+    """asinh features show d from sample 200 on, also beside a NULL; the others never."""
+    state = fresh(ROBUST)
+    for i, x in enumerate(stream("oi", 250), start=1):
+        out = step(state, x, i, OI)
+        assert out.divisor == (state.d if i >= 200 else None)
+    assert step(state, None, 251, OI).divisor == state.d
+    assert step(state, 0.5, 252, OI, dq="stale").divisor == state.d
+    for feature in (VOL, RET_ABS, SPREAD):
+        assert step(run(feature, [1.0] * 250), 1.0, 251, feature).divisor is None
+
+
+def test_a_quantile_that_nobody_asks_for_is_not_computed() -> None:
+    """Without `ranked` q is NULL; z and every bit of the state are the same."""
+    unranked = msgspec.structs.replace(OI, ranked=False)
+    one, other = fresh(ROBUST), fresh(ROBUST)
+    for i, x in enumerate(stream("oi", 250), start=1):
+        full, lean = step(one, x, i, OI), step(other, x, i, unranked)
+        assert lean == msgspec.structs.replace(full, q=None)
+    assert full.q is not None
+    assert dump(other) == dump(one)
+
+
 def test_confidence_is_ok_from_1000_samples() -> None:
     """The quantile's confidence turns from low to ok with sample 1000."""
     state = run(VOL, stream("vol", 998))
@@ -253,7 +281,7 @@ def test_day_roll_prunes_the_sketch() -> None:
     sizes = []
     for i in range(2, 24 * 40):
         step(state, 5.0, i, hourly, H1, tf_ms=HOUR_MS)
-        sizes.append((i, len(state.sketch.bins)))
+        sizes.append((i, len(state.sketch.keys)))
     gone = next(i for i, size in sizes if size == 1)
     assert gone % 24 == 1
     assert gone > 24 * 20
@@ -382,21 +410,197 @@ def test_one_outlier_moves_the_location_by_at_most_the_clip(day_old: dict[str, B
 # --- amendments ------------------------------------------------------------------------------
 
 
+def mark(
+    state: Baseline,
+    x: float | None,
+    i: int,
+    feature: Feature = VOL,
+    decay: Decay = M1,
+    tf_ms: int = MINUTE_MS,
+) -> Checkpoint:
+    """A checkpoint before a bar, as it comes back from MessagePack."""
+    before = checkpoint(state, x, label_ms=i * tf_ms, feature=feature, decay=decay, robust=ROBUST)
+    data = msgspec.msgpack.encode(before)
+    assert msgspec.msgpack.decode(data, type=Checkpoint) == before
+    return msgspec.msgpack.decode(data, type=Checkpoint)
+
+
+def bring_to_the_limit(state: Baseline) -> None:
+    """Make the weights so large that the next sample shrinks them all."""
+    sketch = state.sketch
+    shift = math.ldexp(1.0, 39 - math.frexp(sketch.w)[1])
+    sketch.w *= shift
+    sketch.t *= shift
+    sketch.weights = [b * shift for b in sketch.weights]
+    while sketch.w * M1.growth < 2.0**40:
+        sketch.w *= M1.growth
+
+
+def fields(state: Baseline) -> str:
+    """Every field of a state, floats to the last bit and the sign of zero."""
+    return repr(state)
+
+
 @pytest.mark.parametrize("bars", [0, 150, 199, 200, 201, 1440, 1700])
 @pytest.mark.parametrize("name", ["oi", "vol"])
 def test_amending_equals_applying_once(name: str, bars: int) -> None:
-    """Apply, restore the copy, apply the amended value: the state knows nothing of the first."""
+    """Apply, restore, apply the amended value: the state knows nothing of the first."""
     feature = FEATURES[name]
     xs = stream(name, bars + 1)
     state = run(feature, xs[:-1])
     once = run(feature, xs[:-1])
-    kept = state.copy()
+    before = mark(state, 0.5, bars + 1, feature)
     step(state, 0.5, bars + 1, feature)
-    assert dump(kept) == dump(once)
-    amended = step(kept, xs[-1], bars + 1, feature)
+    assert dump(state) != dump(once)
+    restore(state, before)
+    assert dump(state) == dump(once)
+    amended = step(state, xs[-1], bars + 1, feature)
     assert amended == step(once, xs[-1], bars + 1, feature)
-    assert dump(kept) == dump(once)
-    assert dump(state) != dump(kept)
+    assert dump(state) == dump(once)
+
+
+# Bars before: none, warm-up, just before INIT, just after, a day roll next, later.
+STARTS = [0, 1, 150, 198, 199, 200, 1439, 1440, 1700]
+VALUES = {
+    "vol": st.one_of(st.just(0.0), st.floats(0.0, 1e9), st.sampled_from(stream("vol", 50))),
+    "ret_abs": st.one_of(st.just(0.0), st.floats(0.0, 0.2), st.sampled_from([1e-8, 1e-3])),
+    "spread": st.one_of(st.just(1.0), st.floats(1e-9, 1e9)),
+    "oi": st.one_of(st.floats(-1.0, 1.0), st.sampled_from([0.0, -0.0, *stream("oi", 50)])),
+}
+
+
+@st.composite
+def undone_bars(draw: st.DrawFn) -> tuple[str, int, list[tuple[float | None, str, int]]]:
+    """A feature, bars before, and (value, dq, bars ahead of the last one) to apply and undo."""
+    name = draw(st.sampled_from(sorted(FEATURES)))
+    bars = draw(st.sampled_from(STARTS))
+    bar = st.tuples(
+        st.one_of(st.none(), VALUES[name], VALUES[name]),
+        st.sampled_from(["ok", "ok", "ok", "partial", "stale"]),
+        st.sampled_from([1, 1, 1, 7, DAY_BARS]),
+    )
+    return name, bars, draw(st.lists(bar, min_size=1, max_size=6))
+
+
+@pytest.fixture(scope="module")
+def grown() -> dict[tuple[str, int], bytes]:
+    """Each feature's state after each of STARTS, as bytes."""
+    kept = {}
+    for name, feature in FEATURES.items():
+        state = fresh(ROBUST)
+        for i, x in enumerate([0.0, *stream(name, STARTS[-1])]):
+            if i:
+                step(state, x, i, feature)
+            if i in STARTS:
+                kept[name, i] = dump(state)
+    return kept
+
+
+@settings(max_examples=200, deadline=None)
+@given(case=undone_bars(), fades=st.booleans(), rescales=st.booleans())
+def test_property_restore_undoes_a_bar(
+    case: tuple[str, int, list[tuple[float | None, str, int]]],
+    fades: bool,
+    rescales: bool,
+    grown: dict[tuple[str, int], bytes],
+) -> None:
+    """Whatever the bar and its verdict, the state after the undo is the state before it."""
+    name, bars, more = case
+    feature = FEATURES[name]
+    state = load(grown[name, bars])
+    if fades and len(state.sketch.keys) > 3:  # the next day roll drops bins at both ends
+        for at in (0, 1, -1):
+            state.sketch.weights[at] = 1e-12
+    if rescales:
+        bring_to_the_limit(state)
+    i = bars
+    for x, dq, ahead in more:
+        i += ahead
+        before, as_it_was, data = mark(state, x, i, feature), fields(state), dump(state)
+        first = step(state, x, i, feature, dq=dq)
+        after = fields(state)
+        restore(state, before)
+        assert fields(state) == as_it_was
+        assert dump(state) == data
+        assert step(state, x, i, feature, dq=dq) == first  # and the next bar goes on from here
+        assert fields(state) == after
+
+
+@pytest.mark.parametrize("dq", ["ok", "partial"])
+def test_a_value_in_a_bin_that_the_day_roll_drops_is_undone(
+    dq: str, day_old: dict[str, Baseline]
+) -> None:
+    """The bin goes, comes back with the new sample alone, and is what it was after the undo."""
+    state = day_old["vol"].copy()
+    x, i = stream("vol", 1)[0], 2 * DAY_BARS + 1
+    k = key(x, VOL.x_zero)
+    state.sketch.put_at(k, 1e-12)
+    before, as_it_was = mark(state, x, i), fields(state)
+    step(state, x, i, dq=dq)
+    assert state.sketch.weight_at(k) == (state.sketch.w if dq == "ok" else 1e-12)
+    restore(state, before)
+    assert fields(state) == as_it_was
+
+
+def test_undo_over_weeks_of_hours() -> None:
+    """Every bar of 42 days at 1h, rolls that prune and a rescaling among them, can be undone."""
+    feature, state, pruned, rescaled = VOL, fresh(ROBUST), 0, 0
+    for i, x in enumerate(stream("vol", 24 * 42), start=1):
+        before = mark(state, x, i, feature, H1, HOUR_MS)
+        as_it_was, size, w = fields(state), len(state.sketch.keys), state.sketch.w
+        step(state, x, i, feature, H1, tf_ms=HOUR_MS)
+        after = fields(state)
+        pruned += len(state.sketch.keys) < size
+        rescaled += state.sketch.w < w
+        restore(state, before)
+        assert fields(state) == as_it_was
+        step(state, x, i, feature, H1, tf_ms=HOUR_MS)
+        assert fields(state) == after
+    assert pruned > 5
+    assert rescaled == 1
+
+
+@pytest.mark.parametrize("rescales", [False, True])
+@pytest.mark.parametrize("bars", [199, 1439, 1440])
+def test_a_checkpoint_serves_more_than_once(bars: int, rescales: bool) -> None:
+    """At INIT, on an ordinary bar and at a day roll, the state shares nothing with it."""
+    state = run(OI, stream("oi", bars))
+    if rescales:
+        bring_to_the_limit(state)
+    as_it_was = state.copy()
+    before = checkpoint(
+        state, 0.001, label_ms=(bars + 1) * MINUTE_MS, feature=OI, decay=M1, robust=ROBUST
+    )
+    for _ in range(3):
+        step(state, 0.001, bars + 1, OI)
+        restore(state, before)
+        assert state == as_it_was
+
+
+def test_a_checkpoint_is_small(day_old: dict[str, Baseline]) -> None:
+    """It costs about a hundred bytes, at a day roll too; INIT keeps the samples it uses up."""
+    state = day_old["vol"]
+    for i in (1701, 2 * DAY_BARS + 1):
+        assert len(msgspec.msgpack.encode(mark(state, 5e4, i))) < 150
+    assert mark(state, None, 2 * DAY_BARS + 1).faded is None
+    assert mark(run(VOL, [5.0] * 198), 5e4, 199).buf is None
+    assert mark(run(VOL, [5.0] * 199), 5e4, 200).buf == [5.0] * 199
+
+
+def test_two_bars_cannot_be_undone_as_one(day_old: dict[str, Baseline]) -> None:
+    """A checkpoint that is older than the last bar is a bug."""
+    state = day_old["vol"].copy()
+    before = mark(state, 5e4, 1701)
+    step(state, 5e4, 1701)
+    step(state, 5e4, 1702)
+    with pytest.raises(AssertionError, match="2 bars since the checkpoint"):
+        restore(state, before)
+
+
+def test_a_checkpoint_refuses_what_apply_refuses() -> None:
+    """A value outside the domain stops the program before the bar."""
+    with pytest.raises(AssertionError, match="is no value of"):
+        mark(fresh(ROBUST), math.nan, 1)
 
 
 # --- bytes -----------------------------------------------------------------------------------
@@ -440,12 +644,9 @@ def test_property_every_state_survives_dump_and_load(
 
 
 def test_equal_states_give_equal_bytes(day_old: dict[str, Baseline]) -> None:
-    """Neither the order of the bins nor the sign of a zero shows in the bytes."""
+    """The sign of a zero does not show in the bytes."""
     state = day_old["oi"].copy()
     twin = state.copy()
-    items = list(state.sketch.bins.items())
-    random.Random(3).shuffle(items)
-    twin.sketch.bins = dict(items)
     state.m, twin.m = 0.0, -0.0
     assert dump(twin) == dump(state)
     assert math.copysign(1.0, load(dump(twin)).m) == 1.0
@@ -458,8 +659,12 @@ def test_a_state_pickles(day_old: dict[str, Baseline]) -> None:
 
 
 def test_size_stays_in_the_kilobytes(day_old: dict[str, Baseline]) -> None:
-    """A day of data takes no more than 7 KB."""
-    assert all(len(dump(state)) <= 7_000 for state in day_old.values())
+    """A day of data takes no more than 6 KB: 8 bytes a bin and 8 for each run of bins."""
+    for state in day_old.values():
+        keys = state.sketch.keys
+        runs = 1 + len([1 for a, b in pairwise(keys) if b != a + 1])
+        assert len(dump(state)) == 142 + 8 * len(keys) + 8 * runs
+        assert len(dump(state)) <= 6_000
 
 
 def test_every_flipped_byte_is_noticed() -> None:
@@ -486,10 +691,10 @@ def sealed(body: bytes) -> bytes:
 def test_an_unknown_version_is_refused() -> None:
     """Bytes of another version are named as such, on reading and on writing."""
     data = dump(fresh(ROBUST))[:-16]
-    with pytest.raises(CorruptState, match="expected version 1, found 2"):
-        load(sealed(data[:4] + struct.pack("<I", 2) + data[8:]))
-    with pytest.raises(CorruptState, match="expected version 1, found 2"):
-        dump(msgspec.structs.replace(fresh(ROBUST), version=2))
+    with pytest.raises(CorruptState, match="expected version 2, found 1"):
+        load(sealed(data[:4] + struct.pack("<I", 1) + data[8:]))
+    with pytest.raises(CorruptState, match="expected version 2, found 3"):
+        dump(msgspec.structs.replace(fresh(ROBUST), version=3))
 
 
 def test_a_wrong_length_under_a_correct_digest_is_refused() -> None:
@@ -503,11 +708,19 @@ def test_a_wrong_length_under_a_correct_digest_is_refused() -> None:
 def test_keys_out_of_order_are_refused() -> None:
     """Bytes that no dump writes are not accepted as a state."""
     state = run(SPREAD, [1.0, 2.0])
+    low, high = state.sketch.keys
     data = dump(state)[:-16]
-    low, high = (struct.pack("<i", k) for k in sorted(state.sketch.bins))
-    assert low + high in data
-    with pytest.raises(CorruptState, match="do not ascend"):
-        load(sealed(data.replace(low + high, high + low)))
+    written = struct.pack("<iiII", low, high, 1, 1)
+    assert data.count(written) == 1
+    for wrong, reason in (
+        ((high, low, 1, 1), "do not ascend"),
+        ((low, low, 1, 1), "do not ascend"),
+        ((low, low + 1, 1, 1), "do not ascend"),  # one run in two pieces
+        ((low, high, 2, 0), "do not ascend"),
+        ((low, high, 1, 5_000), "expected 2 keys"),
+    ):
+        with pytest.raises(CorruptState, match=reason):
+            load(sealed(data.replace(written, struct.pack("<iiII", *wrong))))
 
 
 def _set(name: str, value: object) -> Callable[[Baseline], None]:
@@ -522,8 +735,10 @@ IMPOSSIBLE: dict[str, Callable[[Baseline], None]] = {
     "n is negative": _set("n", -1),
     "more samples kept than accepted": _set("n", 3),
     "a sample is nan": _set("buf", [math.nan] * 20),
-    "a bin is nan": lambda state: state.sketch.bins.update({5: math.nan}),
-    "a bin is empty": lambda state: state.sketch.bins.update({5: 0.0}),
+    "a bin is nan": lambda state: state.sketch.put_at(5, math.nan),
+    "a bin is empty": lambda state: state.sketch.put_at(5, 0.0),
+    "a key is missing": lambda state: state.sketch.keys.pop(),
+    "a key is there twice": lambda state: state.sketch.keys.__setitem__(1, state.sketch.keys[0]),
     "a weight is zero": lambda state: setattr(state.sketch, "w", 0.0),
     "the total is inf": lambda state: setattr(state.sketch, "t", math.inf),
 }

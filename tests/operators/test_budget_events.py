@@ -375,12 +375,13 @@ def test_ids_sort_by_time() -> None:
 # --- the payload ---------------------------------------------------------------------------------
 
 ROW: Columns = {
-    **dict.fromkeys(column.name for column in PACKS.features.columns),
+    **dict.fromkeys(PACKS.features.names("1m")),
     "dq_status": "ok",
     "dq_reasons": [],
     "ingest_ts": "2025-09-03T09:30:01.500Z",
     "ingest_lag_ms": 1500,
     "book_staleness_ms": 41,
+    "oi_staleness_ms": 870,
     "clock_skew_ms": 73,
     "warmup": False,
     "illiquidity_hit": False,
@@ -480,7 +481,12 @@ def test_golden_payload() -> None:
                 "cvd_slope_m_5": 0.7,
             },
             "flags": {"is_vol_spike_m_1": True, "is_price_spike_up_m_1": True},
-            "dq": {"status": "ok", "ingest_lag_ms": 1500, "book_staleness_ms": 41},
+            "dq": {
+                "status": "ok",
+                "ingest_lag_ms": 1500,
+                "book_staleness_ms": 41,
+                "oi_staleness_ms": 870,
+            },
         },
         "market_frame": {
             name: FRAME[name]
@@ -528,6 +534,19 @@ def test_the_commit_of_the_build_is_part_of_the_provenance() -> None:
     (built,) = events(git_commit="b8b1bc2")
     assert built["provenance"]["git_commit"] == "b8b1bc2"
     assert built["event_id"] == event()["event_id"]
+
+
+def test_the_panel_has_positioning_where_it_is_known() -> None:
+    """Build plan 9.8: open interest and basis are part of the context of every event."""
+    positioning = {
+        "oi_roc_m_5": 0.0031,
+        "z_oi_roc_m_5": 1.9,
+        "basis_bp_m_5": -4.5,
+        "z_basis_m_5": 0.25,
+    }
+    found = event(**positioning)["local_state"]["features"]
+    assert found.items() >= positioning.items()
+    assert not positioning.keys() & event()["local_state"]["features"].keys()
 
 
 def test_null_numbers_are_left_out() -> None:

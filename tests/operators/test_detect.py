@@ -9,12 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
 
-from operators.detect import Detect, clamp, gate_of, is_active
+from operators.detect import Detect, gate_of, is_active
 from operators.records import Candidate, Columns, Phase, Row, RowItem
 from packs.loader import Packs, load_packs
+from packs.schema import Timeframe
 
 FOLDER = Path(__file__).parents[2] / "packs" / "detectors"
 RELEASED = {name: load_packs(detectors=FOLDER / f"{name}.yaml") for name in ("v0.1", "v0.2")}
@@ -27,8 +26,11 @@ FLAGS = {
     "is_spread_stress_m_1": "shift.spread_stress_m_1",
 }
 
-# A calm minute on which nothing fires; every column that a shipped detector names is there.
+NAMES = {tf: RELEASED["v0.2"].features.names(tf) for tf in ("1m", "15m", "1h")}
+
+# A calm bar on which nothing fires, by pack name.
 CALM: Columns = {
+    **dict.fromkeys(NAMES["1m"]),
     "dq_status": "ok",
     "warmup": False,
     "illiquidity_hit": False,
@@ -43,9 +45,12 @@ CALM: Columns = {
 }
 
 
-def row(extras: dict[str, Any] | None = None, **columns: Any) -> Row:
-    """Return a calm row with other columns."""
-    return Row(0, "BTC", "1m", T, 0, {**CALM, **columns}, extras or {})
+def row(extras: dict[str, Any] | None = None, tf: Timeframe = "1m", **columns: Any) -> Row:
+    """Return a calm row of any timeframe with other columns, said by pack name."""
+    names = NAMES[tf]
+    calm = {**CALM, **dict.fromkeys(names.keys() - CALM.keys()), **columns}
+    stored = {name: calm[base] for base, name in reversed(names.items())}
+    return Row(0, "BTC", tf, T, 0, stored, extras or {})
 
 
 def detect(step: Detect, *rows: Row) -> RowItem:
@@ -158,8 +163,10 @@ def test_an_empty_phase_stays_empty(name: str) -> None:
 def test_the_row_that_came_in_is_not_changed() -> None:
     """Flags are set on a copy."""
     given_row = row(z_vol_m_1=5.0)
-    detect(Detect(RELEASED["v0.2"]), given_row)
-    assert not given_row.columns.keys() & FLAGS.keys()
+    before = dict(given_row.columns)
+    out = detect(Detect(RELEASED["v0.2"]), given_row)
+    assert given_row.columns == before
+    assert out.rows[0].columns != before
 
 
 # --- scores --------------------------------------------------------------------------------------
@@ -219,25 +226,6 @@ def test_a_magnitude_is_clamped_before_its_sign_is_dropped(tmp_path: Path) -> No
     bounds = {"clamp": {"z_spread_m_1": (-3.0, 5.0)}}
     ((candidate,),) = detect(Detect(packs), row(bounds, z_spread_m_1=-9.0)).candidates
     assert candidate.primary == 3.0
-
-
-@given(
-    st.dictionaries(st.sampled_from(["a", "b", "c"]), st.none() | st.floats(-20, 20)),
-    st.dictionaries(
-        st.sampled_from(["a", "b", "c"]), st.tuples(st.floats(-9, -1), st.floats(1, 9))
-    ),
-)
-def test_property_clamp(columns: Columns, bounds: dict[str, tuple[float, float]]) -> None:
-    """Every value ends between its bounds, those inside stay, NULL stays, nothing is added."""
-    before = dict(columns)
-    clamped = clamp(columns, bounds)
-    assert columns == before
-    assert clamped.keys() == columns.keys()
-    for name, value in clamped.items():
-        low, high = bounds.get(name, (-20.0, 20.0))
-        assert value is None or low <= value <= high
-        if columns[name] is None or low <= columns[name] <= high:
-            assert value == columns[name]
 
 
 # --- gates ---------------------------------------------------------------------------------------
@@ -307,11 +295,8 @@ def test_a_null_beside_the_operands_silences_nothing(name: str, detector_id: str
 @both_packs
 def test_a_minute_without_anything_is_all_null(name: str) -> None:
     """A gap: every detector is counted, nothing fires."""
-    empty = row(
-        **dict.fromkeys(set(CALM) - {"dq_status", "warmup", "illiquidity_hit"}),
-        dq_status="stale",
-        illiquidity_hit=True,
-    )
+    unknown: Columns = dict.fromkeys(set(CALM) - {"dq_status", "warmup", "illiquidity_hit"})
+    empty = row(**unknown, dq_status="stale", illiquidity_hit=True)
     assert found(name, empty) == {}
     assert nulls(RELEASED[name], empty) == dict.fromkeys(AT, 1)
 
@@ -423,3 +408,198 @@ def test_market_wide_detectors_are_not_run_on_assets() -> None:
     assert not is_active(first)
     step = Detect(replace(packs, detectors=(first,)))
     assert detect(step, row(z_vol_m_1=9.0)).candidates == ((),)
+
+
+# --- longer timeframes ---------------------------------------------------------------------------
+
+
+LONGER: tuple[Timeframe, ...] = ("15m", "1h")
+longer = pytest.mark.parametrize("tf", LONGER)
+
+
+def listing(*tfs: Timeframe, name: str = "v0.2") -> Packs:
+    """Return a released pack whose detectors run on other timeframes."""
+    packs = RELEASED[name]
+    return replace(packs, detectors=tuple(replace(d, tfs=tfs) for d in packs.detectors))
+
+
+@longer
+@both_packs
+@pytest.mark.parametrize("detector_id", AT)
+def test_a_trigger_reads_longer_rows_by_the_names_of_the_pack(
+    tf: Timeframe, name: str, detector_id: str
+) -> None:
+    """The rows store z_vol_m_15 or z_vol_h_1, the pack says z_vol_m_1 (design D18)."""
+    hit = row(tf=tf, **AT[detector_id])
+    assert "z_vol_m_1" not in hit.columns
+    (candidates,) = detect(Detect(listing(tf, name=name)), hit).candidates
+    assert [candidate.detector_id for candidate in candidates] == [detector_id]
+
+
+@longer
+@both_packs
+@pytest.mark.parametrize(("detector_id", "column", "value"), BELOW)
+def test_a_trigger_is_silent_below_its_threshold_on_longer_rows_too(
+    tf: Timeframe, name: str, detector_id: str, column: str, value: float
+) -> None:
+    """The thresholds are the same, the z are those of the timeframe."""
+    miss = row(tf=tf, **{**AT[detector_id], column: value})
+    (candidates,) = detect(Detect(listing(tf, name=name)), miss).candidates
+    assert detector_id not in [candidate.detector_id for candidate in candidates]
+
+
+@longer
+@both_packs
+def test_longer_rows_are_off_by_default(tf: Timeframe, name: str) -> None:
+    """No shipped detector lists them, so nothing fires and nothing is counted (design D18)."""
+    step = Detect(RELEASED[name])
+    out = detect(step, row(tf=tf, z_vol_m_1=9.0), row(tf=tf, z_vol_m_1=None))
+    assert out.candidates == ((), ())
+    assert step.nulls == {}
+
+
+def test_each_row_of_a_phase_is_judged_by_its_own_timeframe() -> None:
+    """A minute, a quarter and an hour that close together."""
+    packs = RELEASED["v0.2"]
+    first, second, *rest = packs.detectors
+    changed = (replace(first, tfs=("15m",)), replace(second, tfs=("1h", "1m")), *rest)
+    step = Detect(replace(packs, detectors=changed))
+    rush: Columns = {"z_vol_m_1": 9.0, "z_ret_abs_m_1": 9.0, "ret_m_1": 0.01}
+    out = detect(step, *(row(tf=tf, **rush) for tf in ("1m", "15m", "1h")))
+    assert [[c.detector_id for c in found] for found in out.candidates] == [
+        ["spike.price_spike_up_m_1", "combo.price_up_volume_up_m_1"],
+        ["spike.vol_spike_m_1"],
+        ["spike.price_spike_up_m_1"],
+    ]
+
+
+@longer
+def test_a_null_on_a_longer_row_silences_and_is_counted(tf: Timeframe) -> None:
+    """In its own warm-up a longer timeframe is as silent as the minute was."""
+    step = Detect(listing(tf))
+    out = detect(step, row(tf=tf, z_vol_m_1=None, z_spread_m_1=2.0))
+    assert [c.detector_id for c in out.candidates[0]] == ["shift.spread_stress_m_1"]
+    assert step.nulls == {"spike.vol_spike_m_1": 1, "combo.price_up_volume_up_m_1": 1}
+
+
+@longer
+@both_packs
+@pytest.mark.parametrize("flag", FLAGS)
+def test_flags_are_set_under_the_names_of_the_timeframe(
+    tf: Timeframe, name: str, flag: str
+) -> None:
+    """`is_vol_spike_m_15` by the trigger of the minute's detector, whatever tfs it lists (15.2)."""
+    (marked,) = detect(Detect(RELEASED[name]), row(tf=tf, **AT[FLAGS[flag]])).rows
+    assert marked.columns.keys() == row(tf=tf).columns.keys(), "no column is added"
+    assert {other: marked.columns[NAMES[tf][other]] for other in FLAGS} == {
+        other: other == flag for other in FLAGS
+    }
+
+
+@longer
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({}, True),
+        ({"illiquidity_hit": True}, False),
+        ({"dq_status": "partial"}, False),
+        ({"dq_status": "stale"}, False),
+        ({"warmup": True}, True),
+        ({"z_vol_m_1": None}, None),
+    ],
+)
+def test_flags_of_longer_rows_obey_the_same_gates(
+    tf: Timeframe, columns: Columns, expected: bool | None
+) -> None:
+    """Lowered by quality and liquidity of the longer bar, NULL with its z."""
+    (marked,) = detect(Detect(RELEASED["v0.2"]), row(tf=tf, **{"z_vol_m_1": 3.0, **columns})).rows
+    assert marked.columns[NAMES[tf]["is_vol_spike_m_1"]] is expected
+
+
+@pytest.mark.parametrize("tf", NAMES)
+@pytest.mark.parametrize(
+    ("subtype", "roc", "fires"),
+    [
+        ("oi_spike_up_m_5", 0.02, True),
+        ("oi_spike_down_m_5", -0.02, False),
+        ("oi_spike_up_m_5", None, None),
+    ],
+)
+def test_a_flag_without_a_detector_is_null_and_with_one_is_not(
+    tmp_path: Path, tf: Timeframe, subtype: str, roc: float | None, fires: bool | None
+) -> None:
+    """is_oi_spike_* waits for a pack with a detector of that subtype."""
+    moved = row(tf=tf, oi_roc_m_5=roc, z_oi_roc_m_5=3.0)
+    flag = NAMES[tf][f"is_{subtype}"]
+    (unmarked,) = detect(Detect(RELEASED["v0.2"]), moved).rows
+    assert unmarked.columns[flag] is None
+    packs = custom(
+        tmp_path,
+        id=f"spike.{subtype}",
+        inputs=["z_oi_roc_m_5"],
+        trigger="z_oi_roc_m_5 >= 2.0 && oi_roc_m_5 >= 0.015",
+    )
+    (marked,) = detect(Detect(packs), moved).rows
+    assert marked.columns[flag] is fires
+
+
+@longer
+def test_the_bounds_of_a_longer_row_are_its_own(tf: Timeframe) -> None:
+    """Extras name the columns as the row stores them; the candidate is clamped, the row is not."""
+    names = NAMES[tf]
+    bounds = {names["z_vol_m_1"]: (-3.1, 2.9), names["z_ret_abs_m_1"]: (-3.0, 3.0)}
+    hit = row({"clamp": bounds}, tf, z_vol_m_1=9.0, z_ret_abs_m_1=-8.0)
+    out = detect(Detect(listing(tf)), hit)
+    ((candidate,),) = out.candidates
+    assert (candidate.primary, candidate.secondary) == (2.9, -3.0)
+    assert out.rows[0].columns[names["z_vol_m_1"]] == 9.0
+
+
+@longer
+def test_bounds_of_the_minute_do_not_bind_a_longer_row(tf: Timeframe) -> None:
+    """Another timeframe, another name, another baseline."""
+    hit = row({"clamp": {"z_vol_m_1": (-3.1, 2.9)}}, tf, z_vol_m_1=9.0)
+    ((candidate,),) = detect(Detect(listing(tf)), hit).candidates
+    assert candidate.primary == 9.0
+
+
+@longer
+@pytest.mark.parametrize(
+    ("columns", "gate"),
+    [
+        ({}, None),
+        ({"illiquidity_hit": True}, "illiquid"),
+        ({"warmup": True}, "warmup"),
+        ({"dq_status": "partial"}, "dq"),
+    ],
+)
+def test_candidates_of_longer_rows_are_gated_by_the_longer_row(
+    tf: Timeframe, columns: Columns, gate: str | None
+) -> None:
+    """Build plan 8.7 and 15.3: a partial or stale quarter is marked as such."""
+    ((candidate,),) = detect(
+        Detect(listing(tf)), row(tf=tf, **{"z_vol_m_1": 3.0, **columns})
+    ).candidates
+    assert candidate.gate == gate
+
+
+@longer
+@pytest.mark.parametrize(
+    ("trigger", "columns"),
+    [
+        ("abs(ret_m_5) >= 0.02", {"ret_m_1": -0.02}),
+        ("abs(ret_m_15) >= 0.02", {"ret_m_1": 0.02}),
+        ("z_ret_abs_m_5 >= 2.0", {"z_ret_abs_m_1": 2.0}),
+        ("basis_bp_m_5 >= 7.0", {"basis_bp_m_1": 7.0}),
+    ],
+)
+def test_a_name_that_is_another_one_there_is_read_through(
+    tmp_path: Path, tf: Timeframe, trigger: str, columns: Columns
+) -> None:
+    """On a longer row the return over 5 minutes is that of the bar, as are basis and z."""
+    packs = custom(tmp_path, **{**SIMPLE, "trigger": trigger, "tfs": [tf]})
+    hit = row(tf=tf, **columns, z_vol_m_1=1.0)
+    assert len(detect(Detect(packs), hit).candidates[0]) == 1
+    calm: Columns = dict.fromkeys(columns, 0.0)
+    miss = row(tf=tf, **calm, z_vol_m_1=1.0)
+    assert detect(Detect(packs), miss).candidates == ((),)

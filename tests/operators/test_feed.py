@@ -73,6 +73,18 @@ def gaps(items: Iterable[Item]) -> dict[int, str | None]:
     }
 
 
+Health = tuple[str | None, bool, bool]
+
+
+def health(items: Iterable[Item], *, final: bool = False) -> dict[int, Health]:
+    """Return (hole, whether it covers the minute, whether one ended in it) of each minute."""
+    return {
+        (b.phase.minute_ms - M) // MINUTE_MS: (b.feed.gap, b.feed.outage, b.feed.resync)
+        for uid, b in items
+        if isinstance(b, Boundary) and uid == 0 and b.phase.final is final
+    }
+
+
 def test_a_minute_seals_after_lateness_and_is_final_after_grace() -> None:
     """09:30:01.499 is too early, 09:30:01.500 seals; 09:30:03 makes final."""
     r = reader()
@@ -118,13 +130,20 @@ def test_a_silent_jump_closes_every_minute_it_passes_and_marks_them() -> None:
     assert found[0] is None
     assert [found[k] for k in range(1, 11)] == [feed.GAP_SILENCE] * 10
     assert found[11] == feed.GAP_SILENCE  # 09:40-09:41 overlaps the jump that ended at 09:40:10
+    assert health(items) == {
+        0: (None, False, False),
+        1: (feed.GAP_SILENCE, False, False),  # opens in it
+        **dict.fromkeys(range(2, 11), (feed.GAP_SILENCE, True, False)),
+        11: (feed.GAP_SILENCE, False, True),
+    }
 
 
 def test_the_minute_in_which_the_log_begins_is_incomplete() -> None:
     """What happened before the first line is unknown."""
     r = reader()
     lines = [roster(M - 30_000, M, BTC), *clocks(M - 29_000, M + 62_000)]
-    assert gaps(r.read(lines)) == {0: feed.GAP_START, 1: None}
+    found = health(r.read(lines))
+    assert found == {0: (feed.GAP_START, False, True), 1: (None, False, False)}
 
 
 def test_a_hole_marks_exactly_the_minutes_it_overlaps() -> None:
@@ -151,6 +170,97 @@ def test_an_open_hole_marks_minutes_until_it_ends() -> None:
     assert gaps(r.read(lines)) == {0: None, 1: "disconnect", 2: "disconnect", 3: "disconnect"}
 
 
+@pytest.mark.parametrize(
+    ("start", "end", "expected"),
+    [
+        # opens in the minute [0, 60 s)
+        (10_000, None, (True, False, False)),
+        (59_999, None, (True, False, False)),
+        (60_000, None, (False, False, False)),
+        (10_000, 90_000, (True, False, False)),
+        # ends in it
+        (-5_000, 0, (False, False, False)),
+        (-5_000, 1, (True, False, True)),
+        (0, 59_999, (True, False, True)),
+        (1, 60_000, (True, False, True)),
+        (10_000, 40_000, (True, False, True)),
+        (30_000, 30_000, (True, False, True)),
+        # covers it
+        (-5_000, None, (True, True, False)),
+        (0, None, (True, True, False)),
+        (0, 60_001, (True, True, False)),
+        (-5_000, 60_000, (True, True, True)),
+        (0, 60_000, (True, True, True)),
+    ],
+)
+def test_how_a_hole_lies_in_a_minute(
+    start: int, end: int | None, expected: tuple[bool, bool, bool]
+) -> None:
+    """A hole is half open as a minute is; it ends in the minute whose last instant it reaches."""
+    hole = Hole(M + start, None if end is None else M + end, "stall")
+    r = reader(FeedState(holes=[hole]))
+    lines = [clock(M - 60_000), roster(M - 59_500, M, BTC), *clocks(M - 59_000, M + 63_000)]
+    items = r.read(lines)
+    wanted = ("stall" if expected[0] else None, *expected[1:])
+    assert health(items)[1] == health(items, final=True)[1] == wanted
+
+
+def test_two_holes_that_meet_are_no_outage() -> None:
+    """Between them the feed was back: the first gives the cause, the second its own end."""
+    holes = [Hole(M - 5000, M + 30_000, "stall"), Hole(M + 30_000, M + 70_000, "disconnect")]
+    r = reader(FeedState(holes=holes))
+    lines = [clock(M - 60_000), roster(M - 59_500, M, BTC), *clocks(M - 59_000, M + 122_000)]
+    assert health(r.read(lines)) == {
+        0: ("stall", False, False),
+        1: ("stall", False, True),
+        2: ("disconnect", False, True),
+    }
+
+
+def test_the_end_of_a_hole_can_become_known_between_seal_and_final() -> None:
+    """At 09:31:01.5 the feed is away; at 09:31:02 the recorder says it was back at 09:30:50."""
+    r = reader()
+    gap = {"start_ms": M - 20_000, "end_ms": None, "cause": "disconnect"}
+    items = r.read(
+        [
+            roster(M - 60_000, M, BTC),
+            *clocks(M - 59_000, M - 20_000),
+            line(M - 19_000, "alpha.gap", gap),
+            *clocks(M - 18_000, M + 61_500, 500),
+            line(M + 62_000, "alpha.gap", {**gap, "end_ms": M + 50_000}),
+            clock(M + 63_000),
+        ]
+    )
+    assert health(items)[1] == ("disconnect", True, False)
+    assert health(items, final=True)[1] == ("disconnect", False, True)
+
+
+slots = st.integers(-13, 25).map(lambda k: M + 5000 * k)
+
+
+@given(st.lists(st.tuples(slots, st.none() | st.integers(1, 20)), max_size=4))
+def test_oracle_holes_by_the_slots_they_take(given_holes: list[tuple[int, int | None]]) -> None:
+    """Cut into slots of five seconds, the flags of two minutes are those of a naive walk."""
+    far = M + 10_000_000
+    holes = [
+        Hole(start, None if n is None else start + 5000 * n, f"h{k}")
+        for k, (start, n) in enumerate(given_holes)
+    ]
+    taken = [set(range(h.start_ms, h.end_ms or far, 5000)) for h in holes]
+    r = reader(FeedState(holes=list(holes)))
+    lines = [clock(M - 60_000), roster(M - 59_500, M, BTC), *clocks(M - 59_000, M + 62_000)]
+    found = health(r.read(lines))
+    for minute, start in ((0, M - 60_000), (1, M)):
+        whole = set(range(start, start + 60_000, 5000))
+        inside = [(h, slots & whole) for h, slots in zip(holes, taken, strict=True)]
+        hit = [h for h, part in inside if part]
+        assert found[minute] == (
+            hit[0].cause if hit else None,
+            any(part == whole for _, part in inside),
+            any(h.end_ms is not None and h.end_ms <= start + 60_000 for h in hit),
+        )
+
+
 def test_a_new_recorder_ends_the_hole_its_predecessor_left_open() -> None:
     """A crash during an outage must not leave the feed broken for ever."""
     r = reader()
@@ -165,10 +275,12 @@ def test_a_new_recorder_ends_the_hole_its_predecessor_left_open() -> None:
         line(M + 62_000, "alpha.gap", {**new, "end_ms": M + 62_000}),
         *clocks(M + 63_000, M + 190_000),
     ]
-    found = gaps(r.read(lines))
-    assert found[1] == "disconnect"
-    assert found[2] == "disconnect"
-    assert found[3] is None
+    assert health(r.read(lines)) == {
+        0: (None, False, False),
+        1: ("disconnect", False, False),
+        2: ("disconnect", False, True),
+        3: (None, False, False),
+    }
 
 
 def test_time_going_backwards_is_counted_and_changes_nothing() -> None:
@@ -266,6 +378,21 @@ def test_positional_contexts_find_their_assets() -> None:
     )
     marks = {uid: item.contexts[0].mark_px for uid, item in items if isinstance(item, Ticks)}
     assert marks == {0: 5.0, 110_001: 7.0}
+
+
+def test_contexts_are_dated_by_the_arrival_clock() -> None:
+    """Their line's stamp, or the clock where that stamp runs backwards: none is ever late."""
+    r = reader()
+    ctx = {"coin": "BTC", "ctx": {"markPx": "5", "openInterest": "1"}}
+    lines = [roster(M - 60_000, M, BTC), *clocks(M - 59_000, M + 1400)]
+    lines += [line(M - 1, "activeAssetCtx", ctx), line(M + 1450, "activeAssetCtx", ctx)]
+    lines += [clock(M + 1500), line(M - 1, "activeAssetCtx", ctx)]
+    items = r.read(lines)
+    stamps = [
+        [(c.arrival_ns // 1_000_000) - M for c in item.contexts] if isinstance(item, Ticks) else []
+        for _, item in items
+    ]
+    assert stamps == [[1000, 1450], [], [1500]]
 
 
 def test_the_clock_is_judged_by_the_third_smallest_delay_of_the_minute() -> None:

@@ -31,8 +31,10 @@ from operators.records import (
 )
 from operators.score import Score
 from packs.loader import Packs, load_packs
+from packs.schema import Timeframe
 
 PACKS = load_packs()
+NAMES = {tf: PACKS.features.names(tf) for tf in ("1m", "15m", "1h")}
 T0 = 1_756_890_000_000  # 09:00:00, minute 0 of a test
 SYMBOLS = ("BTC", "ETH", "SOL", "HYPE", "APT", "SEI", "ENA", "XRP", "ADA", "ARB", "DOGE", "DOT")
 VOL, PRICE_UP = "spike.vol_spike_m_1", "spike.price_spike_up_m_1"
@@ -59,6 +61,7 @@ def asset(
 ) -> Asset:  # fmt: skip
     """Return an asset's minute; what is not said is calm."""
     columns: Columns = {
+        **dict.fromkeys(NAMES["1m"]),
         "rs_score_m_5": rs,
         "ret_m_5": ret,
         "z_vol_m_1": z_vol,
@@ -401,6 +404,14 @@ def test_oracle_the_frame_in_exact_arithmetic(crowd: list[dict[str, Any]], rng: 
         else:
             exact = math.sqrt(statistics.pvariance(known))
             assert math.isclose(found[name], exact, rel_tol=1e-11, abs_tol=1e-13)
+    scores = [Fraction(c["rs"]) for c in sound.values()]
+    extras = market.frames[0].extras
+    if len(scores) < 2:
+        assert extras == {}
+    else:
+        assert extras.keys() == {"rs_dispersion_m_5"}
+        exact = math.sqrt(statistics.pvariance(scores))
+        assert math.isclose(extras["rs_dispersion_m_5"], exact, rel_tol=1e-11, abs_tol=1e-13)
     leads = {
         uid: abs(Fraction(c["ret"] or 0)) * max(Fraction(c["z_vol"] or 0), Fraction(0))
         for uid, c in sound.items()
@@ -420,6 +431,155 @@ def test_oracle_the_frame_in_exact_arithmetic(crowd: list[dict[str, Any]], rng: 
         len(crowd) - len(sound),
     )
     assert (found["universe_size"], found["universe_rev"]) == (len(crowd), 1)
+
+
+# --- longer timeframes ---------------------------------------------------------------------------
+
+
+def longer_rows(
+    tf: Timeframe, minute: int, *assets: Asset, final: bool = True, silent: Sequence[int] = ()
+) -> list[RowItem]:
+    """Return a final phase in which assets send a longer row only, under its stored names."""
+    made = []
+    for item in items(minute, assets, final=final, silent=silent):
+        rows = tuple(at_timeframe(row, tf) for row in item.rows)
+        made.append(msgspec.structs.replace(item, rows=rows))
+    return made
+
+
+def at_timeframe(row: Row, tf: Timeframe) -> Row:
+    """Return a row as one of a longer timeframe with the same numbers; its revision is 0."""
+    calm = {**dict.fromkeys(NAMES[tf]), **row.columns, "ret_m_1": row.columns["ret_m_5"]}
+    stored = {name: calm[base] for base, name in reversed(NAMES[tf].items())}
+    return msgspec.structs.replace(row, tf=tf, revision=0, columns=stored)
+
+
+def closed(market: Market, made: Iterable[RowItem]) -> tuple[MarketPhase, list[ScoreItem]]:
+    """Feed a phase and tell the market from the items on their way back."""
+    phase, *back = market.feed(made)
+    assert isinstance(phase, MarketPhase)
+    return phase, [item for item in back if isinstance(item, ScoreItem)]
+
+
+LIVELY = (
+    asset(0, rs=0.5, ret=0.02, z_vol=2.0, oi_roc_m_5=0.01),
+    asset(1, rs=2.0, ret=0.01, z_vol=3.0),
+    asset(2, rs=-1.0, ret=-0.03, z_vol=None),
+    asset(3, rs=9.0, ret=0.5, z_vol=9.0, dq="stale"),
+)
+
+
+@pytest.mark.parametrize("tf", ["15m", "1h"])
+def test_a_longer_frame_is_folded_from_the_rows_of_its_timeframe(tf: Timeframe) -> None:
+    """The same numbers under other names give the same frame; shocks are those of minutes."""
+    market = Market()
+    minute, _ = market.phase(14, *LIVELY)
+    phase, back = closed(market, longer_rows(tf, 14, *LIVELY))
+    (frame,), (short,) = phase.frames, minute.frames
+    assert (frame.tf, frame.exchange_ts_ms, frame.revision) == (tf, T0 + 14 * MINUTE_MS, 0)
+    assert frame.columns == short.columns
+    assert frame.extras == short.extras
+    assert frame.columns["leader"] == "BTC"
+    assert frame.columns["rs_top"] == ["ETH", "BTC", "SOL"]
+    assert [item.frames for item in back] == [(frame,)] * 5
+    assert [(row.asset_uid, row.tf) for row in phase.rows] == [(uid, tf) for uid in range(4)]
+
+
+def test_a_phase_folds_one_frame_for_each_timeframe_in_it() -> None:
+    """The last minute of an hour: an amended minute of ETH, the quarters and the hours of both."""
+    market = Market()
+    market.phase(59, asset(0, rs=1.0), asset(1, rs=2.0))
+    assets = (asset(0, rs=1.0), asset(1, rs=-2.0))
+    made = []
+    for item in items(59, assets, final=True):
+        (row,) = item.rows
+        amended = (row,) if item.asset_uid == 1 else ()
+        rows = (*amended, at_timeframe(row, "15m"), at_timeframe(row, "1h"))
+        made.append(msgspec.structs.replace(item, rows=rows, candidates=((),) * len(rows)))
+    phase, back = closed(market, made)
+    found = {frame.tf: (frame.revision, frame.columns["rs_top"]) for frame in phase.frames}
+    order = ["BTC", "ETH"]
+    assert found == {"15m": (0, order), "1h": (0, order), "1m": (1, order)}
+    assert [(row.asset_uid, row.tf) for row in phase.rows] == [
+        *((0, tf) for tf in ("15m", "1h")),
+        *((1, tf) for tf in ("1m", "15m", "1h")),
+    ]
+    assert [len(item.rows) for item in back] == [0, 2, 3]
+    assert all({row.tf for row in item.rows} <= {f.tf for f in item.frames} for item in back)
+
+
+def test_an_asset_without_a_longer_row_is_not_in_its_frame() -> None:
+    """It joined after the seal of the minute, or its minute is not there."""
+    market = Market()
+    market.phase(14, asset(0), asset(1))
+    phase, _ = closed(market, longer_rows("15m", 14, asset(0), silent=(1,)))
+    columns = phase.frames[0].columns
+    assert (columns["eligible_count"], columns["excluded_count"]) == (1, 0)
+
+
+def test_the_longer_frame_of_the_next_quarter_starts_anew() -> None:
+    """Nothing of the last quarter is left in it, and its revision is 0 again."""
+    market = Market()
+    for minute in (14, 29):
+        market.phase(minute, asset(0), asset(1))
+        present = (asset(0), asset(1)) if minute == 14 else (asset(1),)
+        silent = () if minute == 14 else (0,)
+        phase, _ = closed(market, longer_rows("15m", minute, *present, silent=silent))
+        (frame,) = phase.frames
+        assert (frame.revision, frame.columns["eligible_count"]) == (0, len(present))
+
+
+def test_longer_rows_carry_the_membership_of_their_minute() -> None:
+    """One member of two, as decided at the seal."""
+    market = Market(ONE_MEMBER)
+    market.phase(14, asset(0, volume=2e6), asset(1))
+    phase, _ = closed(market, longer_rows("15m", 14, asset(0), asset(1, volume=9e9)))
+    assert [row.columns["is_in_universe"] for row in phase.rows] == [True, False]
+    assert phase.frames[0].columns["eligible_count"] == 1
+    assert phase.changes == ()
+
+
+def test_longer_volume_is_not_counted_again() -> None:
+    """Rank and dominance count the dollars of minutes; a quarter repeats them."""
+    market = Market()
+    market.phase(14, asset(0, volume=1e6), asset(1, volume=1e6))
+    closed(market, longer_rows("15m", 14, asset(0, volume=9e9), asset(1, volume=1e6)))
+    frame = market.frame(15, asset(0, volume=1e6), asset(1, volume=1e6))
+    assert frame["dominance_share"] == 0.5
+
+
+def test_shocks_are_those_of_the_frame_of_minutes() -> None:
+    """Two spikes in the last minute of a quarter are no shocks of the quarter."""
+    market = Market()
+    frame = market.frame(14, asset(0, candidate(VOL)), asset(1, candidate(VOL)))
+    assert frame["shock_count_5s"] == 2
+    phase, _ = closed(market, longer_rows("15m", 14, asset(0), asset(1)))
+    assert phase.frames[0].columns["shock_count_5s"] == 0
+
+
+def test_candidates_of_longer_rows_heat_nobody_and_are_no_shocks() -> None:
+    """Both are decided by minutes, at the seal (design D14)."""
+    market = Market(ONE_MEMBER)
+    market.phase(14, asset(0, volume=2e6), asset(1))
+    phase, _ = closed(
+        market, longer_rows("15m", 14, asset(0, candidate(VOL, 9.0)), asset(1, candidate(VOL, 9.0)))
+    )
+    assert phase.frames[0].columns["shock_count_5s"] == 0
+    assert [row.columns["is_hot"] for row in phase.rows] == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("scores", "spread"), [((0.5, 2.5), 1.0), ((3.0,), None), ((), None), ((1.0, 1.0, 1.0), 0.0)]
+)
+def test_the_spread_of_strength_is_in_the_extras(
+    scores: tuple[float, ...], spread: float | None
+) -> None:
+    """On trial: no column of the frame has it, and what is unknown is absent, not NULL."""
+    crowd = [asset(uid, rs=rs) for uid, rs in enumerate(scores)]
+    market, _ = Market().phase(0, *crowd, asset(9, rs=99.0, dq="partial"))
+    (frame,) = market.frames
+    assert frame.extras == ({} if spread is None else {"rs_dispersion_m_5": spread})
+    assert "rs_dispersion_m_5" not in frame.columns
 
 
 # --- shocks --------------------------------------------------------------------------------------

@@ -31,9 +31,35 @@ def test_frame_carries_its_label_and_revision() -> None:
     """A frame is named by timeframe, minute and revision."""
     frame = Frame("1m", T_MS + 142, 0, {"leader": "BTC", "rs_top": ("SOL", "APT")})
     assert frame_json(frame) == (
-        b'{"exchange_ts":"2025-09-03T09:30:00.142Z","leader":"BTC","revision":0,'
+        b'{"exchange_ts":"2025-09-03T09:30:00.142Z","extras":{},"leader":"BTC","revision":0,'
         b'"rs_top":["SOL","APT"],"tf":"1m"}'
     )
+
+
+def test_what_is_on_trial_in_a_frame_is_under_extras() -> None:
+    """It has no column of its own (build plan 20.2), and may not hide one."""
+    frame = Frame("15m", T_MS, 0, {"leader": None}, {"rs_dispersion_m_5": 1.25})
+    assert frame_json(frame) == (
+        b'{"exchange_ts":"2025-09-03T09:30:00Z","extras":{"rs_dispersion_m_5":1.25},'
+        b'"leader":null,"revision":0,"tf":"15m"}'
+    )
+    with pytest.raises(AssertionError, match="extras"):
+        frame_json(Frame("1m", T_MS, 0, {"extras": {}}))
+
+
+def test_a_longer_row_says_which_it_is() -> None:
+    """Minute, quarter and hour of one label are three texts."""
+    texts = [row_json(Row(5, "SOL", tf, T_MS, 0, {"open": 2.5})) for tf in ("1m", "15m", "1h")]
+    assert [orjson.loads(text)["tf"] for text in texts] == ["1m", "15m", "1h"]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_extras_are_checked_too(bad: float) -> None:
+    """What is on trial is stored, so it must be a number as well."""
+    with pytest.raises(AssertionError, match="expected"):
+        frame_json(Frame("1m", T_MS, 0, {}, {"rs_dispersion_m_5": bad}))
+    with pytest.raises(AssertionError, match="expected"):
+        row_json(Row(5, "SOL", "1m", T_MS, 0, {}, {"clamp": {"z_vol_m_1": (bad, 1.0)}}))
 
 
 def test_suppression_says_why() -> None:

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from operators.detect import Detect
+from operators.expressions import ColumnType, compile_expression
 from operators.lattice import MINUTE_MS, iso
 from operators.records import (
     Candidate,
@@ -31,7 +32,7 @@ from operators.records import (
 )
 from operators.score import Score, ScoreState
 from packs.loader import Packs, load_packs
-from packs.schema import Mode
+from packs.schema import FRAME_COLUMNS, Mode, Timeframe
 
 FOLDER = Path(__file__).parents[2] / "packs" / "detectors"
 V01, V02 = (load_packs(detectors=FOLDER / f"{name}.yaml") for name in ("v0.1", "v0.2"))
@@ -39,6 +40,7 @@ T0 = 1_756_890_000_000  # 09:00:00, minute 0 of a test
 VOL, UP = "spike.vol_spike_m_1", "spike.price_spike_up_m_1"
 DOWN, COMBO = "spike.price_spike_down_m_1", "combo.price_up_volume_up_m_1"
 SPREAD = "shift.spread_stress_m_1"
+NAMES = {tf: V02.features.names(tf) for tf in ("1m", "15m", "1h")}
 SUBTYPE = {
     detector_id: detector_id.partition(".")[2] for detector_id in (VOL, UP, DOWN, COMBO, SPREAD)
 }
@@ -65,7 +67,9 @@ def fired(
 def row(minute: int, *, revision: int = 0, **columns: Any) -> Row:
     """Return the row of a member in a good minute."""
     base: Columns = {
+        **dict.fromkeys(NAMES["1m"]),
         "dq_status": "ok",
+        "dq_reasons": [],
         "warmup": False,
         "illiquidity_hit": False,
         "dq_penalty": 0,
@@ -77,6 +81,7 @@ def row(minute: int, *, revision: int = 0, **columns: Any) -> Row:
         "ingest_lag_ms": 1500,
         "clock_skew_ms": 40,
         "book_staleness_ms": 100,
+        "oi_staleness_ms": 900,
     }
     label = T0 + minute * MINUTE_MS
     return Row(0, "BTC", "1m", label, revision, {**base, **columns})
@@ -591,6 +596,138 @@ def test_a_phase_without_rows_is_empty() -> None:
     frame = Frame("1m", T0, 0, {"shock_count_5s": 3})
     (out,) = step.step(step.initial(), ScoreItem(phase, -1, (), (), (frame,)))
     assert out == ScoredItem(phase, -1, (), (), 0)
+
+
+# --- longer timeframes ---------------------------------------------------------------------------
+
+
+def longer_row(tf: Timeframe, minute: int, **columns: Any) -> Row:
+    """Return a good row of a longer timeframe; columns are said by pack name."""
+    calm = {**dict.fromkeys(NAMES[tf]), **row(minute).columns, **columns}
+    stored = {name: calm[base] for base, name in reversed(NAMES[tf].items())}
+    return Row(0, "BTC", tf, T0 + minute * MINUTE_MS, 0, stored)
+
+
+def score_rows(asset: Asset, minute: int, *pairs: tuple[Row, Sequence[Candidate]]) -> ScoredItem:
+    """Score rows of several timeframes that close together, with their frames."""
+    label = T0 + minute * MINUTE_MS
+    phase = Phase(label, True, 1, label + 3000)
+    frames = tuple(
+        Frame(one.tf, label, 0, {"shock_count_5s": 0, "leader": "ETH"}) for one, _ in pairs
+    )
+    rows, candidates = tuple(r for r, _ in pairs), tuple(tuple(c) for _, c in pairs)
+    (out,) = asset.step.step(asset.state, ScoreItem(phase, 0, rows, candidates, frames))
+    return out
+
+
+@pytest.mark.parametrize(("tf", "suffix", "seconds"), [("15m", "m_15", 900), ("1h", "h_1", 3600)])
+def test_an_event_of_a_longer_row_names_the_columns_that_are_stored(
+    tf: Timeframe, suffix: str, seconds: int
+) -> None:
+    """Its panel has the numbers of that bar under the names they have in the table."""
+    values: Columns = {
+        "z_vol_m_1": 6.5,
+        "z_ret_abs_m_1": 2.5,
+        "ret_m_1": 0.02,
+        "v_total_m_1": 1e8,
+        "trade_count_m_1": 5000,
+        "oi_roc_m_5": 0.01,
+        "z_oi_roc_m_5": 1.5,
+        "basis_bp_m_1": -3.5,
+        "z_basis_m_5": -0.5,
+        "cvd_slope_m_5": 0.75,
+        "ret_s_30": 0.001,
+        "is_vol_spike_m_1": True,
+        "is_price_spike_up_m_1": False,
+        "oi_staleness_ms": 1200,
+    }
+    (draft,) = score_rows(Asset(), 60, (longer_row(tf, 60, **values), [fired(VOL, 6.5)])).drafts
+    payload = draft.payload
+    assert (payload["tf"], payload["window_sec"]) == (tf, seconds)
+    assert payload["debounce_key"] == f"BTC:spike:{tf}"
+    window = "m_75" if tf == "15m" else "h_5"
+    assert payload["local_state"] == {
+        "features": {
+            "ret_s_30": 0.001,
+            f"ret_{suffix}": 0.02,
+            f"z_ret_abs_{suffix}": 2.5,
+            f"v_total_{suffix}": 1e8,
+            f"trade_count_{suffix}": 5000,
+            f"z_vol_{suffix}": 6.5,
+            f"oi_roc_{suffix}": 0.01,
+            f"z_oi_roc_{suffix}": 1.5,
+            f"basis_bp_{suffix}": -3.5,
+            f"z_basis_{suffix}": -0.5,
+            f"cvd_slope_{window}": 0.75,
+        },
+        "flags": {f"is_vol_spike_{suffix}": True},
+        "dq": {
+            "status": "ok",
+            "ingest_lag_ms": 1500,
+            "book_staleness_ms": 100,
+            "oi_staleness_ms": 1200,
+        },
+    }
+
+
+def test_timeframes_do_not_wait_for_each_other() -> None:
+    """The key is (class, timeframe); a minute, its quarter and its hour are three events."""
+    asset = Asset()
+    strong = [fired(VOL, 6.0)]
+    scored = score_rows(
+        asset,
+        60,
+        (row(60), strong),
+        (longer_row("15m", 60), strong),
+        (longer_row("1h", 60), strong),
+    )
+    assert [draft.payload["debounce_key"] for draft in scored.drafts] == [
+        "BTC:spike:1m",
+        "BTC:spike:15m",
+        "BTC:spike:1h",
+    ]
+    assert len({draft.payload["event_id"] for draft in scored.drafts}) == 3
+    assert asset.state.emissions.keys() == {"spike:1m", "spike:15m", "spike:1h"}
+
+
+def test_a_longer_row_may_be_refused_where_the_minute_is_not() -> None:
+    """Each row brings its own membership and its own gates."""
+    outside = longer_row("15m", 60, is_in_universe=False)
+    gated = longer_row("1h", 60)
+    scored = score_rows(
+        Asset(),
+        60,
+        (row(60), [fired(VOL, 6.0)]),
+        (outside, [fired(VOL, 6.0)]),
+        (gated, [fired(VOL, 6.0, gate="dq")]),
+    )
+    assert [draft.payload["tf"] for draft in scored.drafts] == ["1m"]
+    assert [(s.tf, s.reason) for s in scored.suppressed] == [("15m", "not_member"), ("1h", "dq")]
+
+
+@pytest.mark.parametrize("tf", ["15m", "1h"])
+def test_a_detector_that_names_the_frame_reads_longer_rows_by_pack_name(
+    framed: Packs, tf: Timeframe
+) -> None:
+    """With the frame of their own timeframe, clamped by their own bounds."""
+    (follower,) = framed.detectors
+    trigger = compile_expression(
+        'z_vol_m_1 >= 1.0 && leader == "ETH"',
+        framed.features.column_types() | FRAME_COLUMNS,
+        ColumnType.BOOLEAN,
+    )
+    packs = replace(framed, detectors=(replace(follower, tfs=(tf,), trigger=trigger),))
+    asset = Asset(packs)
+    hit = longer_row(tf, 60, z_vol_m_1=9.0)
+    hit = msgspec.structs.replace(hit, extras={"clamp": {NAMES[tf]["z_vol_m_1"]: (-2.0, 2.0)}})
+    clamped = score_rows(asset, 60, (row(60), []), (hit, []))
+    assert clamped.n_candidates == 1
+    plain = score_rows(Asset(packs), 60, (longer_row(tf, 60, z_vol_m_1=2.0), []))
+    assert [d.severity for d in clamped.drafts] == [d.severity for d in plain.drafts]
+    assert score_rows(Asset(packs), 60, (longer_row(tf, 60, z_vol_m_1=0.5), [])).n_candidates == 0
+    silent = Asset(packs)
+    score_rows(silent, 60, (longer_row(tf, 60), []))
+    assert silent.step.nulls == {FOLLOWER["id"]: 1}
 
 
 # --- any sequence --------------------------------------------------------------------------------

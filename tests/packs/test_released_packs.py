@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
+from operators.quality import VERDICTS
 from packs.loader import Packs, check_file, load_packs
-from packs.schema import PLAN_BUDGETS, PLAN_CLASS_DEFAULTS
+from packs.schema import PLAN_BUDGETS, PLAN_CLASS_DEFAULTS, TIMEFRAMES
 
 PACKS = Path(__file__).parents[2] / "packs"
 RELEASED = sorted(path.relative_to(PACKS).as_posix() for path in PACKS.glob("*/*.yaml"))
@@ -127,6 +128,96 @@ def test_v02_is_the_calibration() -> None:
     }
     scoring = packs.scoring
     assert (scoring.novelty, scoring.subtype_change_resets_novelty) == ("recovering", False)
+
+
+# feature, raw column, transform, s_min, d_min, x_zero
+NORMALISED = [
+    ("vol", "v_total_m_1", "log1p", 0.05, None, 1.0),
+    ("ret_abs", "ret_abs_m_1", "pow_3_8", 0.001, None, 1e-7),
+    ("ret_abs_5", "ret_abs_m_5", "pow_3_8", 0.001, None, 1e-7),
+    ("spread", "spread_mean_m_1", "log", 0.10, None, 0.0),
+    ("oi_roc", "oi_roc_m_5", "asinh", 0.05, 1e-6, 1e-6),
+    ("basis", "basis_bp_m_5", "asinh", 0.05, 0.01, 0.01),
+    ("cvd", "cvd_delta_m_5", "asinh", 0.05, 1.0, 1.0),
+    ("cvd_slope", "cvd_slope_m_5", "asinh", 0.05, 1.0, 1.0),
+    ("dfunding", "dfunding_h_1", "asinh", 0.05, 1e-7, 1e-7),
+]
+DECAYS = {
+    "1m": (0.000962241166216571, 0.000481236377333771, 1.00048146807729),
+    "15m": (0.0143368013598124, 0.00719427950873108, 1.0072464122237),
+    "1h": (0.0561256873183065, 0.0284680588463941, 1.02930223664349),
+}
+
+
+def test_baselines_are_those_of_the_reference() -> None:
+    """Transforms and floors of numerics 2, memories of numerics 3."""
+    features = load_packs().features
+    found = [(n.feature, n.source, n.transform, n.s_min, n.d_min, n.x_zero)
+             for n in features.normalised]  # fmt: skip
+    assert found == NORMALISED
+    for tf in TIMEFRAMES:
+        decay = features.decay.of(tf)
+        assert (decay.a_m, decay.a_s, decay.growth) == DECAYS[tf]
+    others = {n.feature: (n.sampled, n.tfs, n.decay) for n in features.normalised if n.decay}
+    ((name, (sampled, tfs, decay)),) = others.items()
+    assert (name, sampled, tfs) == ("dfunding", "hourly", ("1m",))
+    assert decay is not None
+    week = (0.00411737634170262, 0.00411737634170262, 1.00413439921924)
+    assert (decay.a_m, decay.a_s, decay.growth) == week
+
+
+def test_baselines_of_longer_rows_are_for_what_those_rows_need() -> None:
+    """Build plan 15.2: volume, return, spread, open interest and basis have a z there."""
+    features = load_packs().features
+    every = {n.feature for n in features.normalised if n.tfs == TIMEFRAMES}
+    assert every == {"vol", "ret_abs", "spread", "oi_roc", "basis"}
+    assert {n.tfs for n in features.normalised if n.feature not in every} == {("1m",)}
+
+
+def test_limits_of_quality_are_those_of_the_plan() -> None:
+    """Build plan 8.1, 8.3, 8.6, 10.7 and 15.3."""
+    features = load_packs().features
+    quality, illiquid, rollup = features.quality, features.illiquidity, features.rollup
+    assert (quality.book_staleness_ms_max, quality.oi_staleness_ms_max) == (3000, 20_000)
+    assert (quality.clock_skew_ms_partial, quality.clock_skew_ms_stale) == (1000, 3000)
+    assert quality.ret_abs_max == 0.2
+    assert (illiquid.v_min_quote, illiquid.v_min_median_share) == (10_000.0, 0.005)
+    assert (illiquid.spread_cap_median_multiple, illiquid.median_days) == (15.0, 7)
+    assert (rollup.partial_share, rollup.stale_share) == (0.1, 0.3)
+    assert rollup.forgiven == ("quiet",)
+    strength = features.relative_strength
+    assert (strength.w_ret, strength.w_vol, strength.w_oi, strength.z_cap) == (0.5, 0.3, 0.2, 3.0)
+
+
+def test_every_reason_that_is_forgiven_exists() -> None:
+    """A misspelt one would forgive nothing."""
+    assert set(load_packs().features.rollup.forgiven) <= VERDICTS.keys()
+
+
+# Build plan 15.2, line by line: how a quarter gets each column.
+FOLDS = {
+    "first": "open oi_open",
+    "last_known": "close oi_close",
+    "max": "high oi_max",
+    "min": "low oi_min",
+    "last": "mid_close cvd_level funding_h_1 oi_close_base mark_close",
+    "sum": "v_buy_m_1 v_sell_m_1 v_total_m_1 trade_count_m_1 cvd_delta_m_1",
+    "recompute": "ret_m_1 ret_abs_m_1 rv_m_1 atr_proxy_m_1 cvd_slope_m_5 oi_delta_m_5 oi_roc_m_5"
+    " z_vol_m_1 z_spread_m_1 z_oi_roc_m_5 z_basis_m_5 q_vol_m_1 is_vol_spike_m_1",
+    "mean": "basis_bp_m_1 spread_mean_m_1 obi_top5_mean_m_1",
+    "p95": "spread_p95_m_1",
+    "median": "depth_top5_quote_median_m_1",
+}
+
+
+def test_folds_are_those_of_the_plan() -> None:
+    """And the names of the longer rows carry the length of the bar in minutes or hours."""
+    columns = {column.name: column for column in load_packs().features.columns}
+    for fold, names in FOLDS.items():
+        for name in names.split():
+            assert columns[name].rollup == fold, name
+    assert columns["cvd_slope_m_5"].at == ("cvd_slope_m_75", "cvd_slope_h_5")
+    assert columns["ret_m_5"].at == columns["ret_m_1"].at == ("ret_m_15", "ret_h_1")
 
 
 def test_both_packs_have_the_same_triggers() -> None:

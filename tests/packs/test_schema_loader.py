@@ -23,7 +23,14 @@ from packs.loader import (
     config_hash,
     load_packs,
 )
-from packs.schema import DetectorPack, FeaturePack, UniversePolicy
+from packs.schema import (
+    TIMEFRAMES,
+    Column,
+    DetectorPack,
+    FeaturePack,
+    Normalised,
+    UniversePolicy,
+)
 
 ROOT = Path(__file__).parents[2]
 FIXTURES = ROOT / "fixtures" / "packs"
@@ -223,23 +230,48 @@ def test_a_guard_holds_unless_its_column_says_otherwise(write: Write) -> None:
     assert found.fires({"z_vol_m_1": None, "trade_count_m_1": 5}) is None
 
 
-def test_conditions_on_columns_of_a_later_feature_pack(write: Write, tmp_path: Path) -> None:
-    """oi_fresh and basis_valid work as soon as the feature pack has their columns."""
-    text = (ROOT / "packs/features/v1.0.yaml").read_text(encoding="utf-8")
-    for name in ("oi_staleness_ms", "basis_bp_m_5", "time_to_next_funding_sec"):
-        text += f"""
-  - {{name: {name}, family: perp, type: bigint, unit: ms, window: m_1,
-     formula: later, inputs: [context], when_null: later}}"""
-    features = tmp_path / "features.yaml"
-    features.write_text(text, encoding="utf-8")
+def test_conditions_on_positioning(write: Write) -> None:
+    """oi_fresh and basis_valid stand for columns of the row, which may then not be NULL."""
     names = ["oi_fresh_20s", "basis_valid", "time_to_next_funding_sec > 60"]
-    path = write(pack(preconditions=names))
-    found = load_packs(features=features, detectors=path).detectors[0]
-    assert found.conditions[0].text == "oi_staleness_ms <= 20000"
+    found = detector(write, pack(preconditions=names))
+    texts = [condition.text for condition in found.conditions]
+    assert texts == ["oi_staleness_ms <= 20000", "time_to_next_funding_sec > 60"]
     assert {"oi_staleness_ms", "basis_bp_m_5"} < set(found.required)
     assert not found.needs_frame, "a column of the row is not taken from the frame"
-    keys = [fault.key for fault in check_file(path)[0]]
-    assert keys == [f"detectors[spike.vol_spike_m_1].preconditions[{i}]" for i in (0, 1)]
+    row = {"z_vol_m_1": 3.0, "basis_bp_m_5": 1.0, "time_to_next_funding_sec": 61}
+    assert found.fires(row | {"oi_staleness_ms": 20_000}) is True
+    assert found.fires(row | {"oi_staleness_ms": 20_001}) is False
+    assert found.fires(row | {"oi_staleness_ms": None}) is None
+    assert found.fires(row | {"oi_staleness_ms": 0, "basis_bp_m_5": None}) is None
+
+
+def test_conditions_need_their_columns(write: Write, tmp_path: Path) -> None:
+    """A feature pack without positioning has no oi_fresh and no basis_valid."""
+    features = tmp_path / "few.yaml"
+    features.write_text(yaml.safe_dump(FEW_COLUMNS), encoding="utf-8")
+    path = write(pack(inputs=["z_vol_m_1"], preconditions=["oi_fresh_20s", "basis_valid"]))
+    faults = check_file(path, features=features)[0]
+    where = "detectors[spike.vol_spike_m_1].preconditions"
+    assert [(fault.key, "unknown column" in fault.found) for fault in faults] == [
+        (f"{where}[0]", True),
+        (f"{where}[1]", True),
+    ]
+    assert "`basis_valid`, which needs the unknown column `basis_bp_m_5`" in faults[1].found
+
+
+@pytest.mark.parametrize("name", ["microprice_drift_s_30", "rs_dispersion_m_5"])
+def test_a_column_on_trial_is_not_for_detectors(write: Write, name: str) -> None:
+    """It has no column yet, so a trigger on it would be silent for ever (build plan 20.2)."""
+    faults, _, _ = check_file(write(pack(trigger=f"{name} > 0", payload=[name])))
+    assert {fault.key.rpartition(".")[2] for fault in faults} == {"trigger", "payload[0]"}
+    assert all(f"unknown column `{name}`" in fault.found for fault in faults)
+
+
+def test_longer_rows_may_be_named_as_they_are_stored(write: Write) -> None:
+    """A detector of 15m rows alone may say z_vol_m_15; the name of the minute is as good."""
+    found = detector(write, pack(inputs=["z_vol_m_15"], trigger="z_vol_m_15 >= 3", tfs=["15m"]))
+    assert (found.tfs, found.required) == (("15m",), ("z_vol_m_15",))
+    assert "z_vol_m_30" in one_fault(write, pack(trigger="z_vol_m_30 >= 3")).found
 
 
 def test_mode_off_is_text(write: Write) -> None:
@@ -359,7 +391,6 @@ def test_faults_of_all_three_files_come_together(tmp_path: Path) -> None:
         ({"payload": ["liq_count"]}, "payload[0]", "unknown column `liq_count`", "a column"),
         ({"preconditions": ["dq_okay"]}, "preconditions[0]", "`dq_okay`", "`dq_ok`, or another"),
         ({"preconditions": ["ret_m_1"]}, "preconditions[0]", "(number)", "a condition"),
-        ({"preconditions": ["basis_valid"]}, "preconditions[0]", "`basis_bp_m_5`", "a column"),
         ({"preconditions": ["ingest_ts > 0"]}, "preconditions[0]", "`ingest_ts`", "a column of"),
         ({"description": 3}, "description", "3", "text of at most 2000 characters"),
     ],
@@ -575,6 +606,91 @@ def test_feature_pack_links(write: Write) -> None:
         "lattice.grace_ms",
         "pack_rev",
     }
+
+
+# place in the file, what is written there, key and words of the fault
+WRONG_ONE = [
+    (("rollup", "stale_share"), 1.5, "rollup.stale_share", "1.5"),
+    (("rollup", "partial_share"), "10%", "rollup.partial_share", "text `10%`"),
+    (("rollup", "forgiven"), "quiet", "rollup.forgiven", "text `quiet`"),
+    (("quality", "late_ticks_partial"), 0, "quality.late_ticks_partial", "0"),
+    (("quality", "depth_staleness_ms_max"), -1, "quality.depth_staleness_ms_max", "-1"),
+    (("illiquidity", "median_days"), 0, "illiquidity.median_days", "0"),
+    (("normalised", 0, "tfs"), ["5m"], "normalised[vol].tfs[0]", "`5m`"),
+    (("normalised", 0, "sampled"), "daily", "normalised[vol].sampled", "`daily`"),
+    (("normalised", 0, "divisor"), "b_divisor", "normalised[vol].divisor", "`b_divisor`"),
+    (("normalised", 8, "decay", "a_m"), 2, "normalised[dfunding].decay.a_m", "2"),
+    (("columns", 0, "rollup"), "product", "columns[dq_status].rollup", "`product`"),
+    (("columns", 1, "at"), ["a_m_15"], "columns[dq_reasons].at", "one name"),
+    (("columns", 2, "tfs"), ["4h"], "columns[ingest_ts].tfs[0]", "`4h`"),
+    (("columns", 3, "status"), "maybe", "columns[ingest_lag_ms].status", "`maybe`"),
+]
+WRONG_TWO = [
+    (("illiquidity", "median_days"), 32, "illiquidity.median_days", "32"),
+    (("normalised", 0, "tfs"), [], "normalised[vol].tfs", "0 entries"),
+    (("columns", 0, "at"), ["A", "b"], "columns[dq_status].at[0]", "`A`"),
+    (("columns", 1, "at"), ["a", "b", "c"], "columns[dq_reasons].at", "3 entries"),
+    (("rollup", "partial"), 0.1, "rollup.partial", "unknown key `partial`"),
+]
+
+
+@pytest.mark.parametrize("wrong", [WRONG_ONE, WRONG_TWO], ids=["one", "two"])
+def test_faults_of_the_feature_pack(
+    write: Write, wrong: list[tuple[tuple[Any, ...], Any, str, str]]
+) -> None:
+    """Folds, timeframes, baselines and limits are checked in the same words, all at once."""
+    raw = yaml.safe_load((ROOT / "packs/features/v1.0.yaml").read_text(encoding="utf-8"))
+    for place, value, _, _ in wrong:
+        replace(raw, place, value)
+    faults = {fault.key: fault.found for fault in check_file(write(raw))[0]}
+    assert faults.keys() == {key for _, _, key, _ in wrong}
+    for _, _, key, found in wrong:
+        assert found in faults[key]
+
+
+def test_what_a_normalised_entry_leaves_out(shipped: Packs) -> None:
+    """Every timeframe, every bar, the decay of the timeframe; and nothing is written."""
+    raw = {
+        "feature": "a",
+        "source": "ret_m_1",
+        "transform": "log",
+        "s_min": 0.1,
+        "x_zero": 0.0,
+    }
+    entry = Normalised.model_validate(raw)
+    assert (entry.tfs, entry.sampled, entry.decay) == (("1m", "15m", "1h"), "every_bar", None)
+    assert (entry.z, entry.q, entry.mean, entry.scale, entry.divisor) == (None,) * 5
+    assert shipped.features.decay.of("15m") is shipped.features.decay.m_15
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ({}, {"1m": "a"}),
+        ({"rollup": "sum"}, {"1m": "a", "15m": "a", "1h": "a"}),
+        ({"rollup": "sum", "at": ["a_m_15", "a_h_1"]}, {"1m": "a", "15m": "a_m_15", "1h": "a_h_1"}),
+        ({"tfs": ["15m", "1h"]}, {"15m": "a", "1h": "a"}),
+        ({"rollup": "alias", "at": ["b", "c"]}, {"1m": "a", "15m": "b", "1h": "c"}),
+    ],
+)
+def test_a_column_has_a_name_on_each_timeframe_that_carries_it(
+    given: dict[str, Any], names: dict[str, str]
+) -> None:
+    """Without a fold it stays where it was declared."""
+    raw = {
+        "name": "a",
+        "family": "flow",
+        "type": "bigint",
+        "unit": "prints",
+        "window": "m_1",
+        "formula": "count",
+        "inputs": [],
+        "when_null": "never",
+        **given,
+    }
+    column = Column.model_validate(raw)
+    found = {tf: column.name_at(tf) for tf in TIMEFRAMES}
+    assert {tf: name for tf, name in found.items() if name is not None} == names
 
 
 def test_universe_links(write: Write) -> None:

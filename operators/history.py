@@ -1,0 +1,50 @@
+"""The closed bars that a column looks back to: a short table of labels and values, oldest first."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+
+import msgspec
+
+
+class History(msgspec.Struct):
+    """Values by column and label; at most `limit` bars, given with every push.
+
+    A push can be taken back once: the bar that fell out is one more than any column looks back to.
+    """
+
+    labels: list[int] = []
+    values: dict[str, list[float | None]] = {}
+
+    def push(self, label_ms: int, values: dict[str, float | None], limit: int) -> None:
+        """Append a bar, later than all before, always with the same columns."""
+        assert not self.labels or label_ms > self.labels[-1], (label_ms, self.labels[-1:])
+        self.labels.append(label_ms)
+        for name, value in values.items():
+            self.values.setdefault(name, []).append(value)
+        if len(self.labels) > limit:
+            del self.labels[0]
+            for column in self.values.values():
+                del column[0]
+
+    def pop(self) -> None:
+        """Take the newest bar back."""
+        self.labels.pop()
+        for column in self.values.values():
+            column.pop()
+
+    def at(self, name: str, label_ms: int) -> float | None:
+        """Return the value of the bar with a label; NULL when it was NULL or there is no such bar.
+
+        >>> history = History([60_000], {"mid": [1.5]})
+        >>> history.at("mid", 60_000), history.at("mid", 120_000)
+        (1.5, None)
+        """
+        index = bisect_left(self.labels, label_ms)
+        if index == len(self.labels) or self.labels[index] != label_ms:
+            return None
+        return self.values[name][index]
+
+    def window(self, name: str, label_ms: int, bars: int, bar_ms: int) -> list[float | None]:
+        """Return the values of the last bars up to a label, oldest first, NULL where one lacks."""
+        return [self.at(name, label_ms - k * bar_ms) for k in range(bars - 1, -1, -1)]

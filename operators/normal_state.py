@@ -1,0 +1,191 @@
+"""What normalisation remembers of an asset, how a bar is taken back, and how it is stored.
+
+Rules of this file: an amendment restores the state before its bar exactly (design D13, numerics
+11.7); each baseline is stored as bytes with a digest of its own, so that a damaged one is found,
+starts anew and is reported, while the others go on (build plan 4.6).
+"""
+
+from __future__ import annotations
+
+import msgspec
+import zstandard
+
+from operators.baselines import (
+    Baseline,
+    Checkpoint,
+    CorruptState,
+    Robust,
+    dump,
+    fresh,
+    load,
+    restore,
+)
+from operators.formulas.rolling_median import DailyCounts
+from operators.history import History
+from operators.lattice import day_of
+from operators.rollup import Part
+from packs.schema import MINUTE_TF
+
+
+class Gate(msgspec.Struct):
+    """The running median behind one illiquidity gate, NULL before the first value.
+
+    recent : of the sketch. settled : over the last completed days, as of `day`; NULL while the
+    asset is younger. counts : the values by day.
+    """
+
+    recent: float | None = None
+    settled: float | None = None
+    day: int = -1
+    counts: DailyCounts = msgspec.field(default_factory=DailyCounts)
+
+    @property
+    def median(self) -> float | None:
+        """The median in force (build plan 8.3)."""
+        return self.recent if self.settled is None else self.settled
+
+
+class TfState(msgspec.Struct):
+    """What normalisation remembers of one timeframe; `parts` are its rows for the next longer."""
+
+    history: History = msgspec.field(default_factory=History)
+    baselines: dict[str, Baseline] = {}
+    volume: Gate = msgspec.field(default_factory=Gate)
+    spread: Gate = msgspec.field(default_factory=Gate)
+    parts: list[Part] = []
+    last_ms: int = 0
+
+
+class Undo(msgspec.Struct):
+    """What the newest minute changed, so that an amendment can take it back (design D13).
+
+    medians : recent, settled and day of both gates. counted : what was added to their counts.
+    """
+
+    medians: list[tuple[float | None, float | None, int]]
+    level: float
+    level_day: int
+    last_ms: int
+    checkpoints: dict[str, Checkpoint] = {}
+    counted: tuple[float | None, float | None] = (None, None)
+
+
+class Reset(msgspec.Struct, frozen=True):
+    """A baseline that was damaged in storage and starts anew."""
+
+    tf: str
+    feature: str
+    reason: str
+
+
+class NormaliseState(msgspec.Struct):
+    """Everything normalisation remembers of one asset.
+
+    level, level_day : cumulative volume delta of the day. layout : of the parts, so that those of
+    another pack are not misread. resets : baselines lost in storage, not yet reported.
+    """
+
+    version: int = 2
+    symbol: str = ""
+    layout: str = ""
+    tfs: dict[str, TfState] = {}
+    level: float = 0.0
+    level_day: int = -1
+    undo: Undo | None = None
+    resets: list[Reset] = []
+
+
+def forget_parts(state: NormaliseState, layout: str) -> None:
+    """Drop the parts that another pack wrote: their values mean other columns."""
+    for own in state.tfs.values():
+        own.parts = []
+    state.layout = layout
+
+
+def state_of(state: NormaliseState, tf: str) -> TfState:
+    """Return the state of a timeframe, made when it is first asked for."""
+    own = state.tfs.get(tf)
+    if own is None:
+        own = state.tfs[tf] = TfState()
+    return own
+
+
+def undo_of(state: NormaliseState, own: TfState) -> Undo:
+    """Return what is needed to take back the bar that comes next."""
+    gates = (own.volume, own.spread)
+    medians = [(gate.recent, gate.settled, gate.day) for gate in gates]
+    return Undo(medians, state.level, state.level_day, own.last_ms)
+
+
+def take_back(state: NormaliseState, own: TfState, label: int) -> None:
+    """Undo the bar that is being amended."""
+    undo = state.undo
+    assert undo is not None, label
+    assert own.last_ms == label, (own.last_ms, label)
+    for feature, saved in undo.checkpoints.items():
+        restore(own.baselines[feature], saved)
+    gates = (own.volume, own.spread)
+    for gate, counted, medians in zip(gates, undo.counted, undo.medians, strict=True):
+        if counted is not None:
+            gate.counts.remove(counted, day_of(label))
+        gate.recent, gate.settled, gate.day = medians
+    state.level, state.level_day, own.last_ms = undo.level, undo.level_day, undo.last_ms
+    own.history.pop()
+    own.parts.pop()
+    state.undo = None
+
+
+# --- storage -------------------------------------------------------------------------------------
+
+
+class _Stored(msgspec.Struct):
+    """A state as it is stored: each baseline is bytes with a digest of its own.
+
+    rest : everything else, compressed to a third, with a checksum.
+    """
+
+    rest: bytes
+    baselines: dict[str, dict[str, bytes]]
+
+
+class NormaliseCodec:
+    """State to bytes and back. A damaged baseline starts anew and is reported with the next row."""
+
+    def __init__(self, robust: Robust, layout: str) -> None:
+        self._robust = robust
+        self._layout = layout
+        self._decode = msgspec.msgpack.Decoder(_Stored).decode
+        self._decode_rest = msgspec.msgpack.Decoder(NormaliseState).decode
+        self._compressor = zstandard.ZstdCompressor(level=1, write_checksum=True)
+        self._decompressor = zstandard.ZstdDecompressor()
+
+    def encode(self, state: NormaliseState) -> bytes:
+        """Return the bytes of a state."""
+        bare = {tf: msgspec.structs.replace(own, baselines={}) for tf, own in state.tfs.items()}
+        baselines = {
+            tf: {feature: dump(baseline) for feature, baseline in own.baselines.items()}
+            for tf, own in state.tfs.items()
+        }
+        rest = msgspec.msgpack.encode(msgspec.structs.replace(state, tfs=bare))
+        return msgspec.msgpack.encode(_Stored(self._compressor.compress(rest), baselines))
+
+    def decode(self, data: bytes) -> NormaliseState:
+        """Return the state; where bytes are damaged, what they held starts anew."""
+        try:
+            stored = self._decode(data)
+            state = self._decode_rest(self._decompressor.decompress(stored.rest))
+        except (msgspec.DecodeError, zstandard.ZstdError) as error:
+            return NormaliseState(layout=self._layout, resets=[Reset("all", "all", str(error))])
+        for tf, baselines in stored.baselines.items():
+            for feature, content in baselines.items():
+                try:
+                    state.tfs[tf].baselines[feature] = load(content)
+                except CorruptState as error:
+                    self._reset(state, tf, feature, str(error))
+        return state
+
+    def _reset(self, state: NormaliseState, tf: str, feature: str, reason: str) -> None:
+        state.tfs[tf].baselines[feature] = fresh(self._robust)
+        state.resets.append(Reset(tf, feature, reason))
+        if state.undo is not None and tf == MINUTE_TF:
+            state.undo.checkpoints.pop(feature, None)

@@ -1,0 +1,178 @@
+"""Fold the rows of a timeframe into one row of the next: 1m into 15m, 15m into 1h.
+
+Rules of this file: a longer bar is recomputed from the final rows of its parts, never carried on;
+which fold a column has is declared in the feature pack; a part that does not exist counts as
+missing; sums are correctly rounded.  Build plan 15.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+from math import fsum
+from typing import Any
+
+import msgspec
+
+from operators.formulas.elementary import median, round12
+from operators.records import DQ_OK, DQ_STALE, Columns
+from packs.schema import FeaturePack
+
+VOLUME = "v_total_m_1"
+IMBALANCE = "obi_top5_mean_m_1"
+BOOK_MISSING = "book_missing"
+OI_STALE = "oi_stale"
+# Folds that say nothing when too many parts lack the value (build plan 15.2, microstructure).
+_NEED_COVERAGE = ("mean", "median", "p95")
+
+
+class Part(msgspec.Struct, array_like=True):
+    """A closed row as folding needs it: its verdict, and the values of the folded columns.
+
+    minutes_not_ok, minutes_missing : among the minutes it stands for.
+    """
+
+    label_ms: int
+    reasons: list[str]
+    minutes_not_ok: int
+    minutes_missing: int
+    values: list[Any]
+
+
+class Folder:
+    """Makes parts of rows and folds them; rows are named as in the pack on every timeframe.
+
+    layout : the folded columns in order. digest : of them, so that stored parts are not misread.
+    """
+
+    def __init__(self, features: FeaturePack) -> None:
+        self._policy = features.rollup
+        folded = [c for c in features.columns if c.rollup in _FOLDS and c.status == "active"]
+        self._columns = tuple((column.name, str(column.rollup)) for column in folded)
+        self.layout = tuple(name for name, _ in self._columns)
+        self.digest = blake2b("\n".join(self.layout).encode(), digest_size=8).hexdigest()
+        self._volume = self.layout.index(VOLUME)
+        self._imbalance = self.layout.index(IMBALANCE)
+
+    def part_of_minute(self, label_ms: int, columns: Columns) -> Part:
+        """Return a final 1m row as a part."""
+        reasons = columns["dq_reasons"]
+        forgiven = all(reason in self._policy.forgiven for reason in reasons)
+        return Part(
+            label_ms,
+            reasons,
+            int(columns["dq_status"] != DQ_OK and not forgiven),
+            int(columns["dq_status"] == DQ_STALE),
+            [columns[name] for name in self.layout],
+        )
+
+    def part_of_bar(self, label_ms: int, columns: Columns) -> Part:
+        """Return a row of a longer timeframe as a part of the next."""
+        return Part(
+            label_ms,
+            columns["dq_reasons"],
+            columns["minutes_not_ok"],
+            columns["minutes_missing"],
+            [columns[name] for name in self.layout],
+        )
+
+    def fold(
+        self, parts: Sequence[Part], label_ms: int, *, expected: int, part_min: int
+    ) -> tuple[Columns, list[str]]:
+        """Return the folded columns by pack name, and the reasons of the bar labelled `label_ms`.
+
+        parts : those that exist of the `expected` ones, in time order, each `part_min` minutes.
+        """
+        lacking = max(expected - len(parts), 0)
+        enough = expected - self._policy.stale_share * expected
+        last = parts[-1] if parts and parts[-1].label_ms == label_ms else None
+        columns: Columns = {}
+        for index, (name, fold) in enumerate(self._columns):
+            if fold == "last":
+                columns[name] = None if last is None else last.values[index]
+                continue
+            known = [part.values[index] for part in parts if part.values[index] is not None]
+            short = fold == "sum" and self._is_short(parts, index)
+            scarce = fold in _NEED_COVERAGE and len(known) <= enough
+            columns[name] = _FOLDS[fold](known) if known and not (short or scarce) else None
+        columns["minutes_not_ok"] = lacking * part_min
+        columns["minutes_missing"] = lacking * part_min
+        for part in parts:
+            columns["minutes_not_ok"] += part.minutes_not_ok
+            columns["minutes_missing"] += part.minutes_missing
+        return columns, self._reasons(columns, parts, last, minutes=expected * part_min)
+
+    def _is_short(self, parts: Sequence[Part], index: int) -> bool:
+        """Tell whether a part with a known volume lacks the value that is summed."""
+        return any(
+            part.values[index] is None and part.values[self._volume] is not None for part in parts
+        )
+
+    def _reasons(
+        self, columns: Columns, parts: Sequence[Part], last: Part | None, *, minutes: int
+    ) -> list[str]:
+        reasons = []
+        if columns["minutes_missing"] >= self._policy.stale_share * minutes:
+            reasons.append("minutes_missing")
+        if columns["minutes_not_ok"] >= self._policy.partial_share * minutes:
+            reasons.append("minutes_not_ok")
+        if columns["close"] is None:
+            reasons.append("no_data")
+        count, volume = columns["trade_count_m_1"], columns[VOLUME]
+        if count == 0 or (count is None and volume == 0.0):
+            reasons.append("quiet")
+        if last is not None and OI_STALE in last.reasons:
+            reasons.append(OI_STALE)
+        if columns[IMBALANCE] is None and any(
+            part.values[self._imbalance] is not None or BOOK_MISSING in part.reasons
+            for part in parts
+        ):
+            reasons.append(BOOK_MISSING)
+        return reasons
+
+
+# --- folds over the known values, in time order --------------------------------------------------
+
+
+def _first(values: list[Any]) -> Any:
+    return values[0]
+
+
+def _last(values: list[Any]) -> Any:
+    return values[-1]
+
+
+def _sum(values: list[Any]) -> Any:
+    if isinstance(values[0], int):
+        total = 0
+        for value in values:
+            total += value
+        return total
+    return round12(fsum(values))
+
+
+def _mean(values: list[float]) -> float:
+    return round12(fsum(values) / len(values))
+
+
+def _median(values: list[float]) -> float:
+    return round12(median(values))
+
+
+def _p95(values: list[float]) -> float:
+    """Return the smallest value that at least 95 % do not exceed."""
+    ordered = sorted(values)
+    return ordered[-(-95 * len(ordered) // 100) - 1]
+
+
+_FOLDS: dict[str, Callable[[list[Any]], Any]] = {
+    "first": _first,
+    "last": _last,
+    "last_known": _last,
+    "min": min,
+    "max": max,
+    "sum": _sum,
+    "mean": _mean,
+    "median": _median,
+    "p95": _p95,
+}

@@ -1,0 +1,7 @@
+-- What this pack or an earlier one had and this one has not; later packs are left as they are.
+update feature_registry
+set deprecated_at = %(now)s
+where deprecated_at is null
+and string_to_array(ltrim(pack, 'v'), '.')::int[]
+  <= string_to_array(ltrim(%(pack)s, 'v'), '.')::int[]
+and feature_name <> all (%(names)s)

@@ -1,0 +1,170 @@
+"""Open interest, funding and basis of a handful of contexts, against exact arithmetic."""
+
+from __future__ import annotations
+
+import random
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from operators.formulas.elementary import round12
+from operators.formulas.positioning import (
+    BP,
+    basis_bp,
+    change,
+    is_sample,
+    newest_funding,
+    open_interest_quote,
+    rate_of_change,
+)
+from operators.records import Context
+
+ULP = Fraction(1, 2**52)  # one unit in the last place of 1.0
+Number = float | None
+
+prices = st.floats(1e-6, 1e9)
+
+
+def context(
+    oi: Number = 1.0, mark: Number = 1.0, oracle: Number = 1.0, funding: Number = 0.0
+) -> Context:
+    """Return perp state; when it arrived does not matter here."""
+    return Context(0, oi, mark, oracle, funding)
+
+
+# --- open interest -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("oi", "mark", "sample"),
+    [(5.0, 2.0, True), (0.0, 2.0, True), (None, 2.0, False), (5.0, None, False)],
+)
+def test_a_sample_has_coins_and_a_mark(oi: Number, mark: Number, sample: bool) -> None:
+    """The index and the rate may be missing; zero coins are a number."""
+    assert is_sample(context(oi, mark)) is sample
+    assert is_sample(context(oi, mark, None, None)) is sample
+
+
+@given(st.floats(0, 1e15), st.floats(1e-9, 1e12))
+def test_oracle_open_interest_in_quote(oi: float, mark: float) -> None:
+    """The exact product, rounded to a double and then to twelve digits."""
+    found = open_interest_quote(context(oi, mark))
+    assert found == round12(float(Fraction(oi) * Fraction(mark)))
+    assert str(found) != "-0.0"
+
+
+@pytest.mark.parametrize("incomplete", [context(oi=None), context(mark=None)])
+def test_only_samples_have_a_level(incomplete: Context) -> None:
+    """Asking for another one is a bug of the caller."""
+    with pytest.raises(AssertionError):
+        open_interest_quote(incomplete)
+
+
+# --- basis ---------------------------------------------------------------------------------------
+
+pairs = st.tuples(st.none() | st.floats(50, 200), st.none() | st.floats(50, 200))
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(pairs, max_size=12), st.randoms(use_true_random=False))
+def test_oracle_basis(given_pairs: list[tuple[Number, Number]], rng: random.Random) -> None:
+    """The mean premium over those that have both prices, in any order the same bits."""
+    contexts = [context(mark=mark, oracle=oracle) for mark, oracle in given_pairs]
+    exact = [
+        (Fraction(mark) - Fraction(oracle)) / Fraction(oracle) * 10_000
+        for mark, oracle in given_pairs
+        if mark is not None and oracle is not None
+    ]
+    found = basis_bp(contexts)
+    if not exact:
+        assert found is None
+        return
+    assert found is not None
+    mean, scale = sum(exact, Fraction(0)) / len(exact), max(map(abs, exact))
+    assert abs(Fraction(found) - mean) <= 6 * ULP * scale
+    rng.shuffle(contexts)
+    assert basis_bp(contexts) == found
+
+
+@pytest.mark.parametrize(
+    ("mark", "oracle", "expected"), [(100.5, 100.0, 50.0), (99.5, 100.0, -50.0), (7.0, 7.0, 0.0)]
+)
+def test_basis_of_one_context(mark: float, oracle: float, expected: float) -> None:
+    """A mark above the index is a premium; a basis point is a ten-thousandth."""
+    assert BP == 10_000.0
+    assert basis_bp([context(mark=mark, oracle=oracle)]) == expected
+
+
+def test_basis_needs_no_open_interest() -> None:
+    """Nor a rate."""
+    assert basis_bp([context(None, 101.0, 100.0, None)]) == 100.0
+
+
+@pytest.mark.parametrize(
+    "contexts",
+    [[], [context(mark=None)], [context(oracle=None)], [context(None, None, None, None)]],
+)
+def test_no_basis_without_both_prices(contexts: list[Context]) -> None:
+    """NULL, never zero."""
+    assert basis_bp(contexts) is None
+    assert basis_bp([*contexts, context(mark=101.0, oracle=100.0), *contexts]) == 100.0
+
+
+def test_an_index_of_zero_is_no_index() -> None:
+    """The feed lets none through; a formula never raises on data."""
+    assert basis_bp([context(mark=100.0, oracle=0.0)]) is None
+
+
+# --- funding -------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.none() | st.floats(-1, 1), max_size=9), st.none() | st.floats(-1, 1))
+def test_oracle_newest_funding(rates: list[Number], before: Number) -> None:
+    """The last that is there, else what was there before."""
+    expected = before
+    for rate in rates:
+        expected = expected if rate is None else rate
+    assert newest_funding([context(funding=rate) for rate in rates], before) == expected
+
+
+def test_a_rate_of_zero_is_a_rate() -> None:
+    """It replaces the one before it."""
+    assert newest_funding([context(funding=0.0)], 1e-4) == 0.0
+    assert newest_funding([context(funding=2e-4), context(funding=0.0)], None) == 0.0
+
+
+# --- changes -------------------------------------------------------------------------------------
+
+
+@given(prices, prices)
+def test_oracle_changes(now: float, before: float) -> None:
+    """One subtraction, and one division, each rounded once."""
+    exact = Fraction(now) - Fraction(before)
+    difference, rate = change(now, before), rate_of_change(now, before)
+    assert difference == float(exact)
+    assert rate is not None
+    assert abs(Fraction(rate) - exact / Fraction(before)) <= 2 * ULP * abs(exact / Fraction(before))
+
+
+@pytest.mark.parametrize(
+    ("now", "before", "difference", "rate"),
+    [
+        (None, 1.0, None, None),
+        (1.0, None, None, None),
+        (None, None, None, None),
+        (5.0, 0.0, 5.0, None),
+        (0.0, 0.0, 0.0, None),
+        (5.0, -1.0, 6.0, None),
+        (0.0, 5.0, -5.0, -1.0),
+        (5.0, 5.0, 0.0, 0.0),
+        (-1e-4, 1e-4, -2e-4, -2.0),
+    ],
+)
+def test_changes_of_what_is_missing_or_nothing(
+    now: Number, before: Number, difference: Number, rate: Number
+) -> None:
+    """A difference needs two numbers, a rate also something to start from."""
+    assert change(now, before) == difference
+    assert rate_of_change(now, before) == rate
