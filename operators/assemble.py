@@ -129,7 +129,10 @@ class Assemble:
             else:
                 self._take_state(state, "quotes", "quote", quote)
         for book in ticks.books:
-            self._take_state(state, "books", "book", book)
+            if liquidity.is_crossed(_top_of(book)):
+                _drop(state, CROSSED)
+            else:
+                self._take_state(state, "books", "book", book)
         for context in ticks.contexts:
             self._take_context(state, context)
 
@@ -195,6 +198,7 @@ class Assemble:
     def _seal(self, state: AssemblyState, boundary: Boundary) -> BarItem:
         phase = boundary.phase
         _fold_history(state, phase.minute_ms)
+        state.final_ms = max(state.final_ms, phase.minute_ms - MINUTE_MS)
         dropped, state.dropped = state.dropped, {}
         columns, extras = self._columns(state, boundary, dropped)
         state.sealed = Sealed(phase.minute_ms, columns, extras, boundary.feed, dropped)
@@ -303,7 +307,9 @@ class Assemble:
         books = sorted(minute.books, key=_time_of)
         if not books or label - books[-1].time_ms > self._quality.depth_staleness_ms_max:
             return dict.fromkeys(DEPTH_COLUMNS)
-        snapshots = [(book.time_ms, liquidity.depth_of(book)) for book in books]
+        # A snapshot that is sent again, as after a reconnect, counts once.
+        newest = {book.time_ms: book for book in books}
+        snapshots = [(time_ms, liquidity.depth_of(book)) for time_ms, book in newest.items()]
         start, carry = label - MINUTE_MS, None
         limit = self._quality.depth_staleness_ms_max
         if state.book is not None and start - state.book.time_ms <= limit:
@@ -338,7 +344,7 @@ class Assemble:
         self, columns: Columns, staleness: int | None, has_quotes: bool
     ) -> list[str]:
         reasons = []
-        if columns["close"] is None:
+        if columns["close"] is None and has_quotes:  # of prints alone, no print is only quiet
             reasons.append("no_data")
         if prices_at_odds(columns):
             reasons.append("price_sanity")
@@ -419,8 +425,7 @@ def _quotes_of(minute: Minute, channels: tuple[str, ...]) -> list[Quote]:
     """Return the quotes of a minute; without a bbo feed the book's best levels stand in."""
     if "bbo" in channels:
         return minute.quotes
-    tops = [_top_of(book) for book in minute.books] if "l2Book" in channels else []
-    return [top for top in tops if top is not None]
+    return [_top_of(book) for book in minute.books] if "l2Book" in channels else []
 
 
 def _carried_quote(state: AssemblyState, channels: tuple[str, ...]) -> Quote | None:
@@ -430,12 +435,11 @@ def _carried_quote(state: AssemblyState, channels: tuple[str, ...]) -> Quote | N
     return _top_of(state.book) if "l2Book" in channels and state.book is not None else None
 
 
-def _top_of(book: Book) -> Quote | None:
-    """Return the best levels of a book, NULL (None) where they contradict each other."""
+def _top_of(book: Book) -> Quote:
+    """Return the best levels of a book as a quote."""
     bid_px, bid_sz = book.bids[0] if book.bids else (None, None)
     ask_px, ask_sz = book.asks[0] if book.asks else (None, None)
-    top = Quote(book.arrival_ns, book.time_ms, bid_px, bid_sz, ask_px, ask_sz)
-    return None if liquidity.is_crossed(top) else top
+    return Quote(book.arrival_ns, book.time_ms, bid_px, bid_sz, ask_px, ask_sz)
 
 
 def _price_columns(trades: list[Trade], mids: list[float]) -> Columns:
@@ -539,4 +543,6 @@ _CLOCKED = ("ingest_ts", "ingest_lag_ms")
 
 def _differs(new: Columns, old: Columns) -> bool:
     """Tell whether an amendment changes more than the time at which it was made."""
+    if new.keys() != old.keys():  # a feed was first heard in the grace
+        return True
     return any(new[name] != old[name] for name in new if name not in _CLOCKED)

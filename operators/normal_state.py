@@ -7,6 +7,8 @@ starts anew and is reported, while the others go on (build plan 4.6).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 import zstandard
 
@@ -24,7 +26,11 @@ from operators.formulas.rolling_median import DailyCounts
 from operators.history import History
 from operators.lattice import day_of
 from operators.rollup import Part
-from packs.schema import MINUTE_TF
+from packs.schema import MINUTE_TF, Timeframe
+
+STATE_VERSION = 2
+ALL = "all"  # in place of a timeframe or feature: the whole state was lost
+REST_BYTES_MAX = 1 << 20  # of a state without its baselines, unpacked; it has about 15 kB
 
 
 class Gate(msgspec.Struct):
@@ -82,17 +88,18 @@ class NormaliseState(msgspec.Struct):
     """Everything normalisation remembers of one asset.
 
     level, level_day : cumulative volume delta of the day. layout : of the parts, so that those of
-    another pack are not misread. resets : baselines lost in storage, not yet reported.
+    another pack are not misread. resets : baselines lost in storage. reported : a row said so.
     """
 
-    version: int = 2
+    version: int = STATE_VERSION
     symbol: str = ""
     layout: str = ""
-    tfs: dict[str, TfState] = {}
+    tfs: dict[Timeframe, TfState] = {}
     level: float = 0.0
     level_day: int = -1
     undo: Undo | None = None
     resets: list[Reset] = []
+    reported: bool = False
 
 
 def forget_parts(state: NormaliseState, layout: str) -> None:
@@ -102,7 +109,7 @@ def forget_parts(state: NormaliseState, layout: str) -> None:
     state.layout = layout
 
 
-def state_of(state: NormaliseState, tf: str) -> TfState:
+def state_of(state: NormaliseState, tf: Timeframe) -> TfState:
     """Return the state of a timeframe, made when it is first asked for."""
     own = state.tfs.get(tf)
     if own is None:
@@ -131,7 +138,8 @@ def take_back(state: NormaliseState, own: TfState, label: int) -> None:
         gate.recent, gate.settled, gate.day = medians
     state.level, state.level_day, own.last_ms = undo.level, undo.level_day, undo.last_ms
     own.history.pop()
-    own.parts.pop()
+    if own.parts:  # none when another pack wrote them
+        own.parts.pop()
     state.undo = None
 
 
@@ -145,15 +153,19 @@ class _Stored(msgspec.Struct):
     """
 
     rest: bytes
-    baselines: dict[str, dict[str, bytes]]
+    baselines: dict[Timeframe, dict[str, bytes]]
 
 
 class NormaliseCodec:
     """State to bytes and back. A damaged baseline starts anew and is reported with the next row."""
 
-    def __init__(self, robust: Robust, layout: str) -> None:
+    def __init__(
+        self, robust: Robust, layout: str, known: Mapping[Timeframe, tuple[str, ...]]
+    ) -> None:
+        """known : the features that have a baseline, by timeframe."""
         self._robust = robust
         self._layout = layout
+        self._known = known
         self._decode = msgspec.msgpack.Decoder(_Stored).decode
         self._decode_rest = msgspec.msgpack.Decoder(NormaliseState).decode
         self._compressor = zstandard.ZstdCompressor(level=1, write_checksum=True)
@@ -173,18 +185,36 @@ class NormaliseCodec:
         """Return the state; where bytes are damaged, what they held starts anew."""
         try:
             stored = self._decode(data)
-            state = self._decode_rest(self._decompressor.decompress(stored.rest))
-        except (msgspec.DecodeError, zstandard.ZstdError) as error:
-            return NormaliseState(layout=self._layout, resets=[Reset("all", "all", str(error))])
+            state = self._decode_rest(self._unpacked(stored.rest))
+        except (msgspec.DecodeError, UnicodeDecodeError, zstandard.ZstdError) as error:
+            return self._lost(str(error))
+        if state.version != STATE_VERSION:
+            return self._lost(f"expected version {STATE_VERSION}, found {state.version}")
         for tf, baselines in stored.baselines.items():
             for feature, content in baselines.items():
+                if tf not in state.tfs or feature not in self._known[tf]:
+                    state.resets.append(Reset(tf, feature, "a name that nobody knows"))
+                    continue
                 try:
                     state.tfs[tf].baselines[feature] = load(content)
                 except CorruptState as error:
                     self._reset(state, tf, feature, str(error))
+        if state.undo is not None:
+            kept = state.tfs[MINUTE_TF].baselines if MINUTE_TF in state.tfs else {}
+            saved = state.undo.checkpoints
+            state.undo.checkpoints = {name: saved[name] for name in saved if name in kept}
         return state
 
-    def _reset(self, state: NormaliseState, tf: str, feature: str, reason: str) -> None:
+    def _lost(self, reason: str) -> NormaliseState:
+        return NormaliseState(layout=self._layout, resets=[Reset(ALL, ALL, reason)])
+
+    def _unpacked(self, rest: bytes) -> bytes:
+        size = zstandard.frame_content_size(rest)
+        if not 0 <= size <= REST_BYTES_MAX:
+            raise zstandard.ZstdError(f"expected at most {REST_BYTES_MAX} bytes, found {size}")
+        return self._decompressor.decompress(rest)
+
+    def _reset(self, state: NormaliseState, tf: Timeframe, feature: str, reason: str) -> None:
         state.tfs[tf].baselines[feature] = fresh(self._robust)
         state.resets.append(Reset(tf, feature, reason))
         if state.undo is not None and tf == MINUTE_TF:

@@ -29,6 +29,7 @@ from operators.formulas.price import range_ratio, realized_volatility, simple_re
 from operators.history import History
 from operators.lattice import HOUR_MS, MINUTE_MS, day_of, iso
 from operators.normal_state import (
+    ALL,
     NormaliseCodec,
     NormaliseState,
     TfState,
@@ -100,7 +101,11 @@ class Normalize:
 
     def codec(self) -> NormaliseCodec:
         """Return how the state is stored."""
-        return NormaliseCodec(self._robust, self._layout)
+        known = {
+            tf: tuple(entry.feature for entry, _, _ in fixed.entries)
+            for tf, fixed in self._tfs.items()
+        }
+        return NormaliseCodec(self._robust, self._layout, known)
 
     def initial(self) -> NormaliseState:
         """Return the state of an asset that was never heard of."""
@@ -115,13 +120,16 @@ class Normalize:
         if item.phase.final:
             state.undo = None
             rows += self._longer(state, item)
+            if state.reported:
+                state.resets, state.reported = [], False
         return [RowItem(item.phase, item.asset_uid, tuple(rows))]
 
     # --- the minute --------------------------------------------------------------------------
 
     def _minute(self, state: NormaliseState, bar: Bar) -> Row:
         fixed, own, label = self._tfs[MINUTE_TF], state_of(state, MINUTE_TF), bar.exchange_ts_ms
-        if bar.revision > 0:
+        lost = any(reset.tf == ALL for reset in state.resets) and not own.last_ms
+        if bar.revision > 0 and not lost:  # a state that was lost since the seal begins here
             take_back(state, own, label)
         state.symbol = bar.symbol
         state.undo = undo = undo_of(state, own)
@@ -260,9 +268,10 @@ class Normalize:
         extras: Columns = {} if bar is None else dict(bar.extras)
         if clamps:
             extras["clamp"] = {fixed.names[z]: bounds for z, bounds in clamps.items()}
-        if state.resets:
+        # Said once; again only by the amendment that replaces the row that said it.
+        if state.resets and (fixed.tf == MINUTE_TF or not state.reported):
             extras["baseline_reset"] = [msgspec.structs.asdict(reset) for reset in state.resets]
-            state.resets = []
+            state.reported = True
         if fixed.tf != MINUTE_TF:
             columns = {fixed.names[name]: columns[name] for name in fixed.columns}
         return Row(asset_uid, state.symbol, fixed.tf, label, revision, columns, extras)
@@ -275,7 +284,7 @@ class Normalize:
         usual_volume, usual_spread = own.volume.median, own.spread.median
         v_min = max(policy.v_min_quote, policy.v_min_median_share * (usual_volume or 0.0))
         cap = None
-        if usual_spread is not None:
+        if usual_spread:  # a book that is always locked has no usual spread
             cap = policy.spread_cap_median_multiple * usual_spread
         volume, spread = columns["v_total_m_1"], columns["spread_mean_m_1"]
         thin = volume is None or volume < v_min
@@ -465,8 +474,9 @@ def _decay_of(constants: schema.Decay) -> Decay:
 def _features_in_use(packs: Packs, tf: Timeframe) -> frozenset[str]:
     """Return the features that an enabled detector needs on a timeframe: they decide `warmup`
     (build plan 8.1)."""
+    names = packs.features.names(tf)
     needed = {
-        name
+        names.get(name, name)
         for detector in packs.detectors
         if detector.enabled and detector.mode != "off" and tf in detector.tfs
         for name in _looked_at(detector)
@@ -474,7 +484,7 @@ def _features_in_use(packs: Packs, tf: Timeframe) -> frozenset[str]:
     return frozenset(
         n.feature
         for n in packs.features.normalised
-        if not needed.isdisjoint((n.z, n.q, n.mean, n.scale, n.divisor))
+        if tf in n.tfs and n.z is not None and names[n.z] in needed
     )
 
 

@@ -116,9 +116,9 @@ class Folder:
             reasons.append("minutes_missing")
         if columns["minutes_not_ok"] >= self._policy.partial_share * minutes:
             reasons.append("minutes_not_ok")
-        if columns["close"] is None:
-            reasons.append("no_data")
         count, volume = columns["trade_count_m_1"], columns[VOLUME]
+        if columns["close"] is None and count != 0:
+            reasons.append("no_data")
         if count == 0 or (count is None and volume == 0.0):
             reasons.append("quiet")
         if last is not None and OI_STALE in last.reasons:

@@ -147,10 +147,6 @@ def test_snapshots_of_the_book_that_come_twice_hold_as_once(
     assert [name for name in without(found, *SKEW, *MADE, *AGE) if "depth_" not in name] == []
 
 
-@pytest.mark.xfail(
-    reason="depth_top5_quote_median_m_1 counts frames: a snapshot that is sent again with the "
-    "same venue time weighs twice in the median",
-)
 def test_snapshots_of_the_book_that_come_twice_count_once(
     small_log: Log, small_run: Outcome, quick_packs: Packs
 ) -> None:

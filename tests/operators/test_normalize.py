@@ -960,6 +960,21 @@ def test_medians_change_with_the_day_and_the_first_minute_sees_them() -> None:
     assert abs(found[2] / 1e9 - 1.0) < 0.125
 
 
+def test_the_first_minute_of_a_day_is_judged_by_the_new_medians() -> None:
+    """Partial minutes count for the days but not for the sketch: 10 million against a billion."""
+    start = NINE - 9 * HOUR_MS
+    late = [
+        bar(24 * 60 * d + k, volume=1e7, reasons=("clock_late",), start=start)
+        for d in range(7)
+        for k in range(10, 15)
+    ]
+    sound = [bar(24 * 60 * d + 20, volume=1e9, start=start) for d in range(7)]
+    past = sorted([*late, *sound], key=lambda item: item.phase)
+    edge = [bar(24 * 60 * 7 + k, volume=1e6, start=start) for k in (0, 1)]
+    hits = [row.columns["illiquidity_hit"] for row in run([*past, *edge])]
+    assert hits[-2:] == [True, False]
+
+
 @pytest.mark.parametrize(
     ("reasons", "counts"), [(("clock_late",), True), (("quiet",), True), (("gap",), False)]
 )
@@ -1530,7 +1545,6 @@ def test_warmup_counts_the_divisor_of_a_baseline() -> None:
     assert [rows[k]["warmup"] for k in (202, 203)] == [True, False]
 
 
-@pytest.mark.xfail(reason="warmup looks for the pack's own z of the timeframe only")
 @pytest.mark.parametrize("name", ["z_ret_abs_m_5", "z_ret_abs_m_15"])
 def test_warmup_counts_a_z_under_every_name_it_has(name: str) -> None:
     """On a quarter both stand for the z of its own return, which is known from the sixth on."""

@@ -695,7 +695,9 @@ def account(log: Log, heard: Heard, labels: list[int], pack: dict[str, Any]) -> 
         else:
             result.tops.append(top)
     for snapshot in heard.snapshots:
-        if snapshot.time > log.clocks[snapshot.index] + ahead:
+        if snapshot.top.crossed:
+            result.drops.append((snapshot.index, "crossed"))
+        elif snapshot.time > log.clocks[snapshot.index] + ahead:
             result.drops.append((snapshot.index, "future"))
         else:
             result.snapshots.append(snapshot)
@@ -731,6 +733,8 @@ def account(log: Log, heard: Heard, labels: list[int], pack: dict[str, Any]) -> 
                 result.drops += [(index - (event == "seal"), "history")] * len(result.prints[t])
             closed += [(p.time, p.tid) for p in result.prints[t]]
             closed_label = t
+        if event == "seal":
+            closed_label = max(closed_label, order - MINUTE)
         if event == "final":
             closed_label = max(closed_label, order - 1)
     result.tops.sort(key=lambda top: top.time)
@@ -871,7 +875,7 @@ class OneMinute:
         """Return the quote in force at the open, and those of the minute."""
         if "bbo" in self.channels:
             return held(self.accounts.tops, self.start, self.label, index)
-        tops = [s.top for s in self.accounts.snapshots if not s.top.crossed]
+        tops = [s.top for s in self.accounts.snapshots]
         return held(tops, self.start, self.label, index)
 
     def spans(self, index: int) -> list[tuple[int, int, Top]]:
@@ -1031,7 +1035,8 @@ class OneMinute:
                 total += end - at
         if total:
             columns["obi_top5_mean_m_1"] = round12(math.fsum(parts) / total)
-        depths = [s.depth[0] + s.depth[1] for s in inside if s.depth is not None]
+        last = {s.time: s for s in inside}  # one sent again counts once
+        depths = [sum(s.depth) for s in last.values() if s.depth is not None]
         if depths:
             columns["depth_top5_quote_median_m_1"] = round12(middle(depths))
         return columns
@@ -1041,7 +1046,7 @@ class OneMinute:
     def verdict(self, columns: Columns) -> list[str]:
         """Return the reasons that the columns themselves give."""
         quality, reasons = self.pack["quality"], []
-        if columns["close"] is None:
+        if columns["close"] is None and self.quoted:
             reasons.append("no_data")
         if self.quoted:
             staleness = columns["book_staleness_ms"]
@@ -1744,7 +1749,7 @@ class AssetRows:
         reasons = []
         if row["minutes_missing"] >= policy["stale_share"] * minutes:
             reasons.append("minutes_missing")
-        if row["close"] is None:
+        if row["close"] is None and row["trade_count_m_1"] != 0:
             reasons.append("no_data")
         if row["minutes_not_ok"] >= policy["partial_share"] * minutes:
             reasons.append("minutes_not_ok")

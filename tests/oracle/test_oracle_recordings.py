@@ -108,7 +108,7 @@ def test_oracle_prints_alone_with_holes(agree: Agree, shared_data: Path, tmp_pat
 
 @pytest.mark.slow
 def test_oracle_sparse_prints(agree: Agree, shared_data: Path, tmp_path: Path) -> None:
-    """Sixty hours in which every third minute is empty, which without quotes is no data."""
+    """Sixty hours in which every third minute is empty, which is quiet, not missing."""
     feather = pytest.importorskip("pyarrow.feather")
     source = shared_data / "market/ticks/freqtrade_XRP_ETH-trades.feather"
     table = feather.read_table(str(source)).select(["timestamp", "id", "side", "price", "amount"])
@@ -121,5 +121,5 @@ def test_oracle_sparse_prints(agree: Agree, shared_data: Path, tmp_path: Path) -
     assert agreement.reasons["quiet"] > 1000
     assert agreement.rows["1m"] > 3500
     assert agreement.rows["15m"] > 230
-    assert agreement.known["15m b_mean_vol"] == 0
+    assert agreement.known["15m b_mean_vol"] > 30
     assert agreement.known["1m extras clamp"] > 1000
