@@ -403,7 +403,7 @@ def _carry_over(state: AssemblyState, label: int) -> None:
     for kind, current in (("quotes", "quote"), ("books", "book")):
         records = getattr(minute, kind)
         if records:
-            newest = sorted(records, key=_time_of)[-1]
+            newest = max(reversed(records), key=_time_of)  # of equal times the last
             known = getattr(state, current)
             if known is None or newest.time_ms >= known.time_ms:
                 setattr(state, current, newest)

@@ -57,10 +57,9 @@ LONG_HISTORY_BARS = SLOPE_BARS
 PARTS_KEPT: dict[Timeframe, int] = {"1m": 16, "15m": 4}
 REMEMBERED = ("oi_close_base", "basis_bp_m_1", "funding_h_1", "cvd_delta_m_1")
 TF_MIN: dict[Timeframe, int] = {"1m": 1, "15m": 15, "1h": 60}
-# A longer timeframe, that of its parts, and how many there are.
 HOURLY = "hourly"
 PRICED = ("ret_abs", "ret_abs_5")  # features that a return beyond the bound does not feed
-_ABSENT = object()
+# A longer timeframe, that of its parts, and how many there are.
 LONGER: tuple[tuple[Timeframe, Timeframe, int], ...] = (("15m", "1m", 15), ("1h", "15m", 4))
 
 
@@ -382,11 +381,8 @@ class Normalize:
                     floored.append(entry.feature)
                 if entry.feature == "vol":
                     columns["q_confidence"] = result.confidence
-            if entry.feature in fixed.warm and not warmup:
-                fed = all(
-                    given.get(name, _ABSENT) is not _ABSENT for name in self._raw_of[entry.feature]
-                )
-                warmup = fed and baseline.n < self._robust.min_samples
+            if entry.feature in fixed.warm and baseline.n < self._robust.min_samples:
+                warmup = warmup or all(name in given for name in self._raw_of[entry.feature])
         columns["warmup"] = warmup
         columns["scale_floored"] = floored
         return clamps

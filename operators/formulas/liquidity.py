@@ -76,10 +76,10 @@ def spread_columns(covered: Sequence[Span]) -> tuple[float | None, float | None]
     if total_ms == 0:
         return None, None
     mean = fsum(spread * ms for spread, ms in held) / total_ms
-    passed_ms = 0
-    for spread, ms in sorted(held):
-        passed_ms += ms
-        if passed_ms * 100 >= total_ms * 95:
+    left_ms = total_ms
+    for spread, ms in sorted(held, reverse=True):
+        left_ms -= ms
+        if left_ms * 100 < total_ms * 95:
             return mean, spread
     raise AssertionError("the spreads of a minute cover all of its two-sided time")
 
