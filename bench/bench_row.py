@@ -18,10 +18,9 @@ import time
 from random import Random
 from typing import Any
 
-import msgspec
-
 from fixtures.market import FrameOptions, Scenario, default_assets, lines
-from operators.assemble import Assemble
+from operators.assemble import Assemble, AssemblyState
+from operators.engine import Compressed
 from operators.feed import FeedReader, FeedState, Item
 from operators.lattice import DAY_MS, MINUTE_MS
 from operators.normalize import Normalize
@@ -136,7 +135,7 @@ def one_round(items: list[Item], season: bytes, packs: Packs) -> dict[str, float
         "close": spent["close"] / rows * 1e6,
         "normalise": spent["normalise"] / rows * 1e6,
         "row": (spent["close"] + spent["normalise"]) / rows * 1e6,
-        "assembly_bytes": float(len(msgspec.msgpack.encode(assembly))),
+        "assembly_bytes": float(len(Compressed(AssemblyState).encode(assembly))),
     }
 
 

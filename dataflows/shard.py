@@ -7,7 +7,7 @@ from bytewax.operators import KeyedStream
 
 from operators.assemble import Assemble, AssemblyState
 from operators.detect import Detect
-from operators.engine import Packed, stateful
+from operators.engine import Compressed, stateful
 from operators.normalize import Normalize
 from operators.records import BarItem, Boundary, RowItem, Ticks
 from packs.loader import Packs
@@ -15,7 +15,7 @@ from packs.loader import Packs
 
 def assemble(ticks: KeyedStream[Ticks | Boundary], packs: Packs) -> KeyedStream[BarItem]:
     """One `BarItem` per asset and phase, from ticks and boundaries on one path."""
-    return stateful("assemble", ticks, Assemble(packs.features), Packed(AssemblyState))
+    return stateful("assemble", ticks, Assemble(packs.features), Compressed(AssemblyState))
 
 
 def mark(bars: KeyedStream[BarItem], packs: Packs) -> KeyedStream[RowItem]:

@@ -43,7 +43,7 @@ ABSURD_PRICE = "absurd_price"
 OVERFLOW = "overflow"
 
 # The 30-trade replay after a resubscribe must be told from late trades: keys of closed minutes.
-CLOSED_KEYS_MAX = 256
+CLOSED_KEYS_MAX = 128
 # Buffered messages of one asset and minute; the busiest real minute has about 5,000 prints.
 MINUTE_MESSAGES_MAX = 200_000
 RET_LOOKBACK_MS = 30_000

@@ -34,6 +34,7 @@ class Feature(msgspec.Struct, frozen=True):
     d_min : floor of the divisor inside asinh, in units of x; None for the other transforms.
     x_zero : |x| up to here counts as zero in the sketch, in units of x.
     ranked : whether q is asked for; it is half of the cost of a bar. Without it q is None.
+    scored : whether z is asked for. Without it there is no sketch, and the clamp is the default.
     Numerics 2.
     """
 
@@ -43,6 +44,7 @@ class Feature(msgspec.Struct, frozen=True):
     d_min: float | None
     x_zero: float
     ranked: bool = True
+    scored: bool = True
 
     def __post_init__(self) -> None:
         assert (self.d_min is not None) == (self.transform == "asinh"), (
@@ -336,13 +338,14 @@ def _update(
     k : bin of x.
     """
     if day != state.day:
-        if state.day is not None:
+        if state.day is not None and feature.scored:
             state.sketch.prune(robust.sketch_prune_share)
             if state.n >= robust.min_samples:
                 state.clamp_lo, state.clamp_hi = _clamp_bounds(state, feature, robust)
         state.day = day
     state.n += 1
-    state.sketch.add_at(k, decay.growth)
+    if feature.scored:
+        state.sketch.add_at(k, decay.growth)
     state.Wm = (1.0 - decay.a_m) * state.Wm + 1.0
     state.Ws = (1.0 - decay.a_s) * state.Ws + 1.0
     if state.n <= robust.min_samples:

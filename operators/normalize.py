@@ -444,6 +444,7 @@ def _feature_of(column: schema.Normalised) -> Feature:
         d_min=column.d_min,
         x_zero=column.x_zero,
         ranked=column.q is not None,
+        scored=column.z is not None,
     )
 
 

@@ -761,3 +761,26 @@ def test_nan_under_a_correct_digest_is_refused() -> None:
     assert data.count(sample) == 1
     with pytest.raises(CorruptState, match="not a finite number"):
         load(sealed(data.replace(sample, struct.pack("<d", math.nan))))
+
+
+def test_without_a_z_there_is_no_sketch() -> None:
+    """Location, scale and divisor are the same; nothing is kept that nobody reads."""
+    plain = Feature("dfunding", "asinh", 0.05, 1e-7, 1e-7)
+    bare = msgspec.structs.replace(plain, ranked=False, scored=False)
+    rng = random.Random(3)
+    one, other = fresh(ROBUST), fresh(ROBUST)
+    for k in range(1, 1700):
+        x = rng.gauss(0.0, 1e-5)
+        steps = {"label_ms": k * 3_600_000, "dq": "ok", "decay": M1, "robust": ROBUST}
+        saved = checkpoint(other, x, label_ms=k * 3_600_000, feature=bare, decay=M1, robust=ROBUST)
+        before = dump(other)
+        found = apply(other, x, feature=bare, **steps)
+        restore(other, saved)
+        assert dump(other) == before
+        assert apply(other, x, feature=bare, **steps) == found
+        expected = apply(one, x, feature=plain, **steps)
+        assert (found.z, found.divisor) == (expected.z, expected.divisor)
+    assert one.sketch.keys
+    assert not other.sketch.keys
+    assert (other.m, other.v, other.d) == (one.m, one.v, one.d)
+    assert (other.clamp_lo, other.clamp_hi) == (-ROBUST.clamp_default, ROBUST.clamp_default)

@@ -56,7 +56,7 @@ FEATURES = {
     "cvd": Feature("cvd", "asinh", 0.05, 1.0, 1.0),
     "cvd_slope": Feature("cvd_slope", "asinh", 0.05, 1.0, 1.0),
 }
-DFUNDING = Feature("dfunding", "asinh", 0.05, 1e-7, 1e-7)
+DFUNDING = Feature("dfunding", "asinh", 0.05, 1e-7, 1e-7, ranked=False, scored=False)
 WEEKLY = Decay(a_m=0.00411737634170262, a_s=0.00411737634170262, growth=1.00413439921924)
 SOURCE_OF = {
     "vol": "v_total_m_1",
