@@ -35,12 +35,13 @@ from operators.baselines import (
     restore,
 )
 from operators.formulas.rolling_median import DailyCounts
+from operators.lattice import DAY_MS, MINUTE_MS
+from operators.normalize import decay_of, robust_of
 from packs import schema
 from packs.loader import load_packs
-from packs.schema import TIMEFRAMES, FeaturePack, Timeframe
+from packs.schema import TIMEFRAME_MIN, TIMEFRAMES, FeaturePack, Timeframe
 
-TF_MS: dict[Timeframe, int] = {"1m": 60_000, "15m": 900_000, "1h": 3_600_000}
-DAY_MS = 86_400_000
+TF_MS = {tf: minutes * MINUTE_MS for tf, minutes in TIMEFRAME_MIN.items()}
 DAYS = (7, 30)  # of data behind the sizes; the first also behind the times
 CHANGE_SCALE = 3000.0  # usual size of a signed change, in its smallest divisors
 KINDS = ("vol", "ret_abs", "spread", "oi_roc")  # one feature of each transform
@@ -126,27 +127,10 @@ class Subject:
         )
 
 
-def robust_of(features: FeaturePack) -> Robust:
-    """Return the pack's constants of the baselines."""
-    given = features.robust
-    return Robust(
-        min_samples=given.min_samples,
-        low_confidence_samples=given.low_confidence_samples,
-        clip_sigma=given.clip_sigma,
-        kappa=given.kappa,
-        mad_consistency=given.mad_consistency,
-        d_clip=given.d_clip,
-        clamp_default=given.clamp_default,
-        clamp_iqr_k=given.clamp_iqr_multiple,
-        clamp_iqr_floor=given.clamp_iqr_floor,
-        sketch_prune_share=given.sketch_prune_share,
-    )
-
-
 def subject_of(features: FeaturePack, entry: schema.Normalised, tf: Timeframe) -> Subject:
     """Return a new baseline of one entry of the pack."""
     feature = Feature(entry.feature, entry.transform, entry.s_min, entry.d_min, entry.x_zero)
-    decay = Decay(**(entry.decay or features.decay.of(tf)).model_dump())
+    decay = decay_of(entry.decay or features.decay.of(tf))
     tf_ms = TF_MS["1h"] if entry.sampled == "hourly" else TF_MS[tf]
     return Subject(feature, decay, robust_of(features), tf_ms)
 

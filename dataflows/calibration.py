@@ -17,9 +17,9 @@ from itertools import chain
 import msgspec
 
 from operators.formulas.elementary import round12, rounded
-from operators.lattice import DAY_MS, HOUR_MS, MINUTE_MS
+from operators.lattice import DAY_MS, MINUTE_MS
 from operators.records import DQ_PARTIAL, Row
-from packs.schema import TIMEFRAMES, FeaturePack, Timeframe
+from packs.schema import TIMEFRAME_MIN, TIMEFRAMES, FeaturePack, Timeframe
 
 WINDOW_DAYS = 7
 MEAN_ABS_MAX = 0.2
@@ -27,7 +27,7 @@ STD_MIN, STD_MAX = 0.8, 1.2
 FILLED_SHARE_MIN = 0.5
 THRESHOLDS = (2.0, 2.5, 3.0, 4.0)
 
-_BAR_MS: dict[str, int] = {"1m": MINUTE_MS, "15m": 15 * MINUTE_MS, "1h": HOUR_MS}
+_BAR_MS: dict[str, int] = {tf: minutes * MINUTE_MS for tf, minutes in TIMEFRAME_MIN.items()}
 _SIGNED_TRANSFORM = "asinh"  # the one transform that takes values below zero
 
 

@@ -18,6 +18,7 @@ from textwrap import wrap
 from operators.quality import MEANINGS, VERDICTS
 from packs.schema import (
     MINUTE_TF,
+    TIMEFRAME_MIN,
     TIMEFRAMES,
     Column,
     FeaturePack,
@@ -29,7 +30,6 @@ from packs.schema import (
 ROWS_TABLE = "features_snapshot"
 FRAMES_TABLE = "market_snapshot"
 WIDTH = 98  # of prose on the page
-MINUTES_OF_TF: dict[Timeframe, int] = {"1m": 1, "15m": 15, "1h": 60}
 
 # Transform -> y = g(x) and its inverse, both as psql and Python understand them. Numerics 2.
 TRANSFORMS = {
@@ -532,7 +532,7 @@ def _half_life(rate: float, tf: Timeframe) -> str:
     '12 h'
     """
     bars = math.log(0.5) / math.log1p(-rate)
-    return f"{bars * MINUTES_OF_TF[tf] / 60:.4g} h"
+    return f"{bars * TIMEFRAME_MIN[tf] / 60:.4g} h"
 
 
 def _paragraph(text: str) -> list[str]:

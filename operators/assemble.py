@@ -16,7 +16,7 @@ import msgspec
 from operators.formulas import flow, liquidity, positioning
 from operators.formulas.elementary import median, round12, rounded
 from operators.formulas.price import range_ratio, realized_volatility, simple_return
-from operators.lattice import HOUR_MS, MINUTE_MS, iso, minute_of
+from operators.lattice import MINUTE_MS, iso, minute_of, seconds_to_next_hour
 from operators.quality import grade, prices_at_odds
 from operators.records import (
     Asset,
@@ -288,7 +288,7 @@ class Assemble:
             "mark_close": None,
             "funding_h_1": rounded(funding),
             "basis_bp_m_1": rounded(positioning.basis_bp(minute.contexts)),
-            "time_to_next_funding_sec": (HOUR_MS - label % HOUR_MS) // 1000,
+            "time_to_next_funding_sec": seconds_to_next_hour(label),
         }
         if newest is None:
             return columns
@@ -304,14 +304,13 @@ class Assemble:
 
     def _depth_columns(self, state: AssemblyState, minute: Minute, label: int) -> Columns:
         """Imbalance and depth of the top levels; NULL without a fresh snapshot (plan 5.5)."""
-        books = sorted(minute.books, key=_time_of)
-        if not books or label - books[-1].time_ms > self._quality.depth_staleness_ms_max:
+        books, limit = sorted(minute.books, key=_time_of), self._quality.depth_staleness_ms_max
+        if not books or label - books[-1].time_ms > limit:
             return dict.fromkeys(DEPTH_COLUMNS)
         # A snapshot that is sent again, as after a reconnect, counts once.
         newest = {book.time_ms: book for book in books}
         snapshots = [(time_ms, liquidity.depth_of(book)) for time_ms, book in newest.items()]
         start, carry = label - MINUTE_MS, None
-        limit = self._quality.depth_staleness_ms_max
         if state.book is not None and start - state.book.time_ms <= limit:
             carry = liquidity.depth_of(state.book)
         mean = liquidity.imbalance_mean(carry, snapshots, start, label)

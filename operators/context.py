@@ -13,7 +13,7 @@ from operators import universe
 from operators.formulas.crosssection import dispersion, lead_index
 from operators.formulas.elementary import round12
 from operators.join import Join
-from operators.lattice import HOUR_MS, MINUTE_MS
+from operators.lattice import MINUTE_MS, seconds_to_next_hour
 from operators.naming import Naming
 from operators.records import (
     DQ_OK,
@@ -33,11 +33,11 @@ from operators.records import (
 from operators.score import rate
 from operators.universe import UniverseState
 from packs.loader import Detector, Packs
+from packs.schema import MINUTE_TF
 
 RS_LIST_LENGTH = 5
 LEADER_EPSILON = 1e-9  # build plan 6.4: below this nobody leads and the first major stands in
 LEADER_WINDOW_MIN = 5
-MINUTE_TF = "1m"
 SPIKE = "spike"
 # What stands in for candidates when stored rows enter here (build plan 6.5).
 SPIKE_FLAGS = (
@@ -222,7 +222,7 @@ class Context:
             "excluded_count": len(covered) - len(eligible),
             "universe_size": universe.size(state.universe),
             "universe_rev": state.universe.revision,
-            "time_to_next_funding_sec": (HOUR_MS - label % HOUR_MS) // 1000,
+            "time_to_next_funding_sec": seconds_to_next_hour(label),
         }
         columns |= _frame_quality(len(eligible), self._policy.min_assets_for_context)
         revision = state.revisions.get(tf, -1) + 1

@@ -7,9 +7,12 @@ so that it can be accounted for.  Build plan 5.6, 8.7, 9; design 3, 5.
 
 from __future__ import annotations
 
+import msgspec
+
 from operators.naming import Naming
 from operators.records import DQ_OK, Candidate, Columns, Row, RowItem
 from packs.loader import MARKET_CLASSES, Detector, Packs
+from packs.schema import TIMEFRAMES
 
 GATE_DQ = "dq"
 GATE_WARMUP = "warmup"
@@ -23,9 +26,8 @@ class Detect:
     def __init__(self, packs: Packs) -> None:
         self._naming = Naming(packs.features)
         active = [d for d in packs.detectors if is_active(d)]
-        self._by_tf = {
-            tf: tuple(d for d in active if tf in d.tfs and not d.needs_frame)
-            for tf in ("1m", "15m", "1h")
+        self._by_tf: dict[str, tuple[Detector, ...]] = {
+            tf: tuple(d for d in active if tf in d.tfs and not d.needs_frame) for tf in TIMEFRAMES
         }
         by_subtype = {d.subtype: d for d in packs.detectors}
         self._flags = tuple(
@@ -40,22 +42,21 @@ class Detect:
 
     def step(self, state: None, item: RowItem) -> list[RowItem]:
         """Return the item with flags set and the candidates of each row."""
-        rows = tuple(self._flagged(row) for row in item.rows)
-        candidates = tuple(self._candidates(row) for row in rows)
+        marked = [self._mark(row) for row in item.rows]
+        rows = tuple(row for row, _ in marked)
+        candidates = tuple(found for _, found in marked)
         return [RowItem(item.phase, item.asset_uid, rows, candidates)]
 
-    def _flagged(self, row: Row) -> Row:
-        columns, view = dict(row.columns), self._naming.view(row)
-        for name, detector in self._flags:
-            if detector is not None:
-                columns[self._naming.stored(name, row.tf)] = _flag(detector, view)
-        return Row(
-            row.asset_uid, row.symbol, row.tf, row.exchange_ts_ms, row.revision, columns, row.extras
-        )
+    def _mark(self, row: Row) -> tuple[Row, tuple[Candidate, ...]]:
+        """Return the row with its flags, and its candidates."""
+        view = self._naming.view(row)
+        flags = {name: _flag(each, view) for name, each in self._flags if each is not None}
+        stored = {self._naming.stored(name, row.tf): flag for name, flag in flags.items()}
+        flagged = msgspec.structs.replace(row, columns=row.columns | stored)
+        return flagged, self._candidates(flagged, view | flags | stored)
 
-    def _candidates(self, row: Row) -> tuple[Candidate, ...]:
+    def _candidates(self, row: Row, columns: Columns) -> tuple[Candidate, ...]:
         found = []
-        columns = self._naming.view(row)
         for detector in self._by_tf[row.tf]:
             fired = detector.fires(columns)
             if fired is None:

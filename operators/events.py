@@ -12,9 +12,10 @@ from operators.lattice import iso
 from operators.naming import Naming
 from operators.records import Frame, Phase, Row
 from packs.loader import Detector, Packs
+from packs.schema import TIMEFRAME_MIN
 
 CONTRACT_VERSION = "0.1"
-WINDOW_SEC = {"1m": 60, "15m": 900, "1h": 3600}
+WINDOW_SEC: dict[str, int] = {tf: 60 * minutes for tf, minutes in TIMEFRAME_MIN.items()}
 
 # Named in every event for context, whatever the detector (build plan 9.8).
 PANEL = (

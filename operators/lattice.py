@@ -31,6 +31,15 @@ def day_of(label_ms: int) -> int:
     return (label_ms - 1) // DAY_MS
 
 
+def seconds_to_next_hour(label_ms: int) -> int:
+    """Return the time from a close to the next full hour, when funding is paid (design D11).
+
+    >>> seconds_to_next_hour(HOUR_MS - MINUTE_MS), seconds_to_next_hour(HOUR_MS)
+    (60, 3600)
+    """
+    return (HOUR_MS - label_ms % HOUR_MS) // 1000
+
+
 def iso(time_ms: int) -> str:
     """Return RFC 3339 text in UTC, with milliseconds only where there are any.
 

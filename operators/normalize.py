@@ -24,7 +24,7 @@ from operators.baselines import (
     fresh,
 )
 from operators.formulas import flow, positioning
-from operators.formulas.elementary import round12, rounded
+from operators.formulas.elementary import mean, round12, rounded
 from operators.formulas.price import range_ratio, realized_volatility, simple_return
 from operators.history import History
 from operators.lattice import HOUR_MS, MINUTE_MS, day_of, iso
@@ -44,7 +44,7 @@ from operators.records import DQ_STALE, Bar, BarItem, Columns, Row, RowItem
 from operators.rollup import Folder
 from packs import schema
 from packs.loader import Detector, Packs
-from packs.schema import MINUTE_TF, FeaturePack, Timeframe
+from packs.schema import MINUTE_TF, TIMEFRAME_MIN, FeaturePack, Timeframe
 
 SLOPE_BARS = 5
 RETURNS = {"ret_m_1": 1, "ret_m_5": 5, "ret_m_15": 15}
@@ -56,7 +56,6 @@ LONG_HISTORY_BARS = SLOPE_BARS
 # Parts of the next longer bar, and one more on 1m: the newest can be taken back.
 PARTS_KEPT: dict[Timeframe, int] = {"1m": 16, "15m": 4}
 REMEMBERED = ("oi_close_base", "basis_bp_m_1", "funding_h_1", "cvd_delta_m_1")
-TF_MIN: dict[Timeframe, int] = {"1m": 1, "15m": 15, "1h": 60}
 HOURLY = "hourly"
 PRICED = ("ret_abs", "ret_abs_5")  # features that a return beyond the bound does not feed
 # A longer timeframe, that of its parts, and how many there are.
@@ -69,7 +68,7 @@ class _Tf:
     def __init__(self, tf: Timeframe, packs: Packs) -> None:
         features = packs.features
         self.tf = tf
-        self.minutes = TF_MIN[tf]
+        self.minutes = TIMEFRAME_MIN[tf]
         self.bar_ms = self.minutes * MINUTE_MS
         self.names = features.names(tf)
         self.columns = tuple(
@@ -77,9 +76,9 @@ class _Tf:
             for column in features.columns
             if column.name in self.names and (tf == MINUTE_TF or column.rollup != "alias")
         )
-        decay = _decay_of(features.decay.of(tf))
+        decay = decay_of(features.decay.of(tf))
         self.entries = tuple(
-            (n, _feature_of(n), decay if n.decay is None else _decay_of(n.decay))
+            (n, _feature_of(n), decay if n.decay is None else decay_of(n.decay))
             for n in features.normalised
             if tf in n.tfs
         )
@@ -92,7 +91,7 @@ class Normalize:
     def __init__(self, packs: Packs) -> None:
         features = packs.features
         self._features = features
-        self._robust = _robust_of(features)
+        self._robust = robust_of(features)
         self._tfs = {tf: _Tf(tf, packs) for tf in schema.TIMEFRAMES}
         self._folder = Folder(features)
         self._layout = self._folder.digest
@@ -157,7 +156,8 @@ class Normalize:
         columns["dfunding_h_1"] = rounded(positioning.change(columns["funding_h_1"], rate_before))
         if columns["basis_bp_m_1"] is not None:
             window = history.window("basis_bp_m_1", label, BASIS_MIN, MINUTE_MS)
-            columns["basis_bp_m_5"] = _mean([basis for basis in window if basis is not None])
+            known = [basis for basis in window if basis is not None]
+            columns["basis_bp_m_5"] = round12(mean(known))
         self._sanity(columns)
         for name, ret in (("ret_abs_m_1", columns["ret_m_1"]), ("ret_abs_m_5", columns["ret_m_5"])):
             columns[name] = None if ret is None else abs(ret)
@@ -191,7 +191,7 @@ class Normalize:
             own = state_of(state, tf)
             parts = [part for part in parts_of.parts if part.label_ms > label - fixed.bar_ms]
             folded, reasons = self._folder.fold(
-                parts, label, expected=count, part_min=TF_MIN[part_tf]
+                parts, label, expected=count, part_min=TIMEFRAME_MIN[part_tf]
             )
             columns: Columns = dict.fromkeys(fixed.columns)
             columns |= folded
@@ -448,7 +448,8 @@ def _feature_of(column: schema.Normalised) -> Feature:
     )
 
 
-def _robust_of(features: FeaturePack) -> Robust:
+def robust_of(features: FeaturePack) -> Robust:
+    """Return the pack's constants of the baselines."""
     constants = features.robust
     return Robust(
         min_samples=constants.min_samples,
@@ -464,7 +465,8 @@ def _robust_of(features: FeaturePack) -> Robust:
     )
 
 
-def _decay_of(constants: schema.Decay) -> Decay:
+def decay_of(constants: schema.Decay) -> Decay:
+    """Return the pack's forgetting as baselines take it."""
     return Decay(a_m=constants.a_m, a_s=constants.a_s, growth=constants.growth)
 
 
@@ -540,10 +542,6 @@ def _positioning(history: History, label: int, back: int, columns: Columns) -> N
     delta, mark = positioning.change(now, before), columns["mark_close"]
     columns["oi_delta_m_5"] = None if delta is None or mark is None else round12(delta * mark)
     columns["oi_roc_m_5"] = rounded(positioning.rate_of_change(now, before))
-
-
-def _mean(values: list[float]) -> float:
-    return round12(fsum(values) / len(values))
 
 
 def _sign(value: float | None) -> float:

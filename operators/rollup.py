@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from operators.formulas.elementary import median, round12
+from operators.formulas.elementary import mean, median, round12
 from operators.records import DQ_OK, DQ_STALE, Columns
 from packs.schema import FeaturePack
 
@@ -152,7 +152,7 @@ def _sum(values: list[Any]) -> Any:
 
 
 def _mean(values: list[float]) -> float:
-    return round12(fsum(values) / len(values))
+    return round12(mean(values))
 
 
 def _median(values: list[float]) -> float:

@@ -53,6 +53,7 @@ Millis = Annotated[int, Field(ge=0, le=86_400_000)]
 Timeframe = Literal["1m", "15m", "1h"]
 TIMEFRAMES: tuple[Timeframe, ...] = get_args(Timeframe)
 MINUTE_TF: Timeframe = "1m"
+TIMEFRAME_MIN: dict[Timeframe, int] = {"1m": 1, "15m": 15, "1h": 60}
 Minutes = Annotated[int, Field(ge=0, le=10_080)]  # a week
 
 

@@ -139,6 +139,16 @@ def rounded(x: float | None) -> float | None:
     return None if x is None else round12(x)
 
 
+def mean(values: Sequence[float]) -> float:
+    """Correctly rounded sum of at least one value over their number.
+
+    >>> mean([4.0, 1.0, 3.0, 2.0])
+    2.5
+    """
+    assert values, "the mean of nothing"
+    return math.fsum(values) / len(values)
+
+
 def median(values: Sequence[float]) -> float:
     """Middle of at least one value, of an even count the mean of the middle two.
 

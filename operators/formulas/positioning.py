@@ -8,9 +8,8 @@ like positioning.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import fsum
 
-from operators.formulas.elementary import round12
+from operators.formulas.elementary import mean, round12
 from operators.records import Context
 
 BP = 10_000.0
@@ -43,7 +42,7 @@ def basis_bp(contexts: Sequence[Context]) -> float | None:
         for context in contexts
         if context.mark_px is not None and context.oracle_px is not None and context.oracle_px > 0.0
     ]
-    return fsum(samples) / len(samples) if samples else None
+    return mean(samples) if samples else None
 
 
 def newest_funding(contexts: Sequence[Context], before: float | None) -> float | None:
