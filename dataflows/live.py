@@ -77,7 +77,10 @@ def live_sinks(settings: Settings, packs: Packs) -> Sinks:
     sinks = Sinks(
         market={
             "topic": RowsAndFramesSink(
-                topics / "alpha.rows.v0.ndjson", topics / "alpha.frames.v0.ndjson", append=True
+                topics / "alpha.rows.v0.ndjson",
+                topics / "alpha.frames.v0.ndjson",
+                topics / "alpha.audit.v0.ndjson",
+                append=True,
             ),
             "console": ConsoleMarketSink(printer),
         },
@@ -85,6 +88,7 @@ def live_sinks(settings: Settings, packs: Packs) -> Sinks:
             "topic": EventsSink(
                 topics / "alpha.events.v0.ndjson",
                 topics / "alpha.suppressed.v0.ndjson",
+                topics / "alpha.events.dlq.ndjson",
                 append=True,
             ),
             "console": ConsoleEventSink(printer),
@@ -104,6 +108,8 @@ def flow() -> Dataflow:
         packs = load_packs(settings.feature_pack, settings.detector_pack, settings.universe)
     except (SettingsError, PackError) as error:
         sys.exit(str(error))
+    for note in packs.notes:
+        print(f"note: {note}", file=sys.stderr)
     # stdout carries the console's minutes and events; incidents go beside it.
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     source = LogSource(

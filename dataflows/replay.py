@@ -16,7 +16,7 @@ from dataflows.connectors.topics import EventsSink, RowsAndFramesSink
 from dataflows.live import Sinks, build, build_from_bars
 from packs.loader import Packs
 
-PRODUCTS = ("rows", "frames", "events", "suppressed")
+PRODUCTS = ("rows", "frames", "events", "suppressed", "audit", "dlq")
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,13 @@ class Watch:
 
 
 def file_sinks(out: Path) -> Sinks:
-    """Return sinks for the four product files of a directory; existing ones are replaced."""
+    """Return sinks for the product files of a directory; existing ones are replaced."""
     paths = {name: product_path(out, name) for name in PRODUCTS}
+    market = (paths["rows"], paths["frames"], paths["audit"])
+    published = (paths["events"], paths["suppressed"], paths["dlq"])
     return Sinks(
-        market={"file": RowsAndFramesSink(paths["rows"], paths["frames"], append=False)},
-        published={"file": EventsSink(paths["events"], paths["suppressed"], append=False)},
+        market={"file": RowsAndFramesSink(*market, append=False)},
+        published={"file": EventsSink(*published, append=False)},
     )
 
 

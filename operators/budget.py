@@ -1,28 +1,36 @@
-"""The cap over all assets, and the minute's account.
+"""The cap over all assets, incidents, and the minute's account.
 
 Rules of this file: under pressure the lowest severity goes first, but the strongest event of every
-class stays; every candidate of the minute is published or suppressed, and the sum is asserted.
-Build plan 10.6; design 1.
+class stays; events of one minute that share a cause carry one incident; an event that breaks the
+contract is a dead letter; every candidate of the minute is published or suppressed, and the sum is
+asserted.  Build plan 10.6, 11.3; design 1.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
+from operators import ledger
+from operators.contract import DeadLetter, dead_letter, fault_of
+from operators.incidents import IncidentState, incidents_of
 from operators.join import Join
 from operators.records import Draft, Phase, Published, ScoredItem, Suppression
 from packs.loader import Packs
 
-BUDGET_GLOBAL = "budget_global"
+LONGEST_INCIDENT = "-" * 64
 
 
 class BudgetState(msgspec.Struct):
-    """The phases that are not complete yet, and what the last minute has published."""
+    """The phases that are not complete yet, what the last minute has published, and the incidents
+    that may go on."""
 
-    version: int = 1
+    version: int = 2
     minute_ms: int = 0
     spent: int = 0
     join: Join[ScoredItem] = msgspec.field(default_factory=Join[ScoredItem])
+    incidents: IncidentState = msgspec.field(default_factory=IncidentState)
 
 
 class Budget:
@@ -30,6 +38,7 @@ class Budget:
 
     def __init__(self, packs: Packs) -> None:
         self._cap = packs.budgets.global_per_minute
+        self._rule = packs.incidents
 
     def initial(self) -> BudgetState:
         """Return the state before the first minute."""
@@ -47,15 +56,23 @@ class Budget:
         if state.minute_ms != phase.minute_ms:
             state.minute_ms, state.spent = phase.minute_ms, 0
         drafts = [draft for item in items for draft in item.drafts]
+        suppressed = [s for item in items for s in item.suppressed]
+        drafts, dead = _sound(drafts, phase, suppressed)
         kept = keep_strongest(drafts, self._cap - state.spent)
         state.spent += len(kept)
-        suppressed = [s for item in items for s in item.suppressed]
-        suppressed += [_over_budget(d, phase) for d in drafts if not any(d is k for k in kept)]
+        suppressed += [
+            _dropped(d, phase, ledger.BUDGET_GLOBAL)
+            for d in drafts
+            if not any(d is k for k in kept)
+        ]
         candidates = 0
         for item in items:
             candidates += item.n_candidates
         assert candidates == len(kept) + len(suppressed), (phase, candidates)
-        return Published(phase, tuple(draft.payload for draft in kept), tuple(suppressed))
+        ids = incidents_of(state.incidents, kept, phase.minute_ms, self._rule)
+        events = tuple(_with_incident(d.payload, i) for d, i in zip(kept, ids, strict=True))
+        notes = [note for item in items for note in item.closed]
+        return Published(phase, events, (*suppressed, *notes), tuple(dead))
 
 
 def keep_strongest(drafts: list[Draft], cap: int) -> list[Draft]:
@@ -76,15 +93,37 @@ def keep_strongest(drafts: list[Draft], cap: int) -> list[Draft]:
     return [drafts[index] for index in sorted([*firsts, *rest][:cap])]
 
 
-def _over_budget(draft: Draft, phase: Phase) -> Suppression:
+def _with_incident(payload: dict[str, Any], incident_id: str | None) -> dict[str, Any]:
+    return payload if incident_id is None else {**payload, "incident_id": incident_id}
+
+
+def _sound(
+    drafts: list[Draft], phase: Phase, suppressed: list[Suppression]
+) -> tuple[list[Draft], list[DeadLetter]]:
+    """Return the drafts that keep the contract, and the dead letters of the others.
+
+    An incident is added later: the longest there can be must have room.
+    """
+    sound, dead = [], []
+    for draft in drafts:
+        fault = fault_of(_with_incident(draft.payload, LONGEST_INCIDENT))
+        if fault is None:
+            sound.append(draft)
+        else:
+            dead.append(dead_letter(draft.payload, fault))
+            suppressed.append(_dropped(draft, phase, ledger.CONTRACT))
+    return sound, dead
+
+
+def _dropped(draft: Draft, phase: Phase, reason: str) -> Suppression:
     payload = draft.payload
     return Suppression(
         asset_uid=draft.asset_uid,
         symbol=payload["symbol"],
         tf=payload["tf"],
         exchange_ts_ms=phase.minute_ms,
-        revision=int(phase.final),
+        revision=draft.revision,
         detector_id=draft.detector_id,
-        reason=BUDGET_GLOBAL,
+        reason=reason,
         severity=draft.severity,
     )

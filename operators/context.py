@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import msgspec
 
-from operators import universe
+from operators import activity, rotation, universe
+from operators.activity import Activity
+from operators.detect import silenced
 from operators.formulas.crosssection import dispersion, lead_index
 from operators.formulas.elementary import round12
 from operators.join import Join
 from operators.lattice import MINUTE_MS, seconds_to_next_hour
+from operators.marketwide import Marketwide, market_row
 from operators.naming import Naming
 from operators.records import (
     DQ_OK,
     DQ_PARTIAL,
     DQ_STALE,
     MARKET_UID,
+    Audit,
     Candidate,
-    Change,
     Columns,
     Frame,
     MarketPhase,
@@ -29,15 +32,20 @@ from operators.records import (
     Row,
     RowItem,
     ScoreItem,
+    TierMove,
 )
-from operators.score import rate
+from operators.rotation import RotationState
+from operators.score import holds_in_tier, rate
+from operators.tiers import TierState, step_tiers, tier_of
 from operators.universe import UniverseState
 from packs.loader import Detector, Packs
-from packs.schema import MINUTE_TF
+from packs.schema import MINUTE_TF, TIMEFRAME_MIN
 
+STEP_TF = "15m"  # of rotation
 RS_LIST_LENGTH = 5
 LEADER_EPSILON = 1e-9  # build plan 6.4: below this nobody leads and the first major stands in
 LEADER_WINDOW_MIN = 5
+BAR_MIN: dict[str, int] = dict(TIMEFRAME_MIN.items())
 SPIKE = "spike"
 # What stands in for candidates when stored rows enter here (build plan 6.5).
 SPIKE_FLAGS = (
@@ -52,25 +60,19 @@ SPIKE_FLAGS = (
 Marked = tuple[Row, tuple[Candidate, ...] | None]
 
 
-class Past(msgspec.Struct):
-    """Dollar volumes of the last minutes of one asset, oldest first."""
-
-    labels: list[int] = []
-    volumes: list[float] = []
-
-
 class ContextState(msgspec.Struct):
     """Everything the join remembers."""
 
-    version: int = 1
+    version: int = 2
     join: Join[RowItem] = msgspec.field(default_factory=Join[RowItem])
-    past: dict[int, Past] = {}
+    activity: Activity = msgspec.field(default_factory=Activity)
+    tiers: TierState = msgspec.field(default_factory=TierState)
     last: dict[str, dict[int, Row]] = {}
     revisions: dict[str, int] = {}
     spiked: dict[int, bool] = {}
     approx: bool = False
-    stale_min: dict[int, int] = {}
     universe: UniverseState = msgspec.field(default_factory=UniverseState)
+    rotation: RotationState = msgspec.field(default_factory=RotationState)
 
 
 class Context:
@@ -80,6 +82,7 @@ class Context:
         self._packs = packs
         self._policy = packs.universe
         self._naming = Naming(packs.features)
+        self._marketwide = Marketwide(packs)
         self._detectors: dict[str, Detector] = {d.detector_id: d for d in packs.detectors}
 
     def initial(self) -> ContextState:
@@ -98,13 +101,20 @@ class Context:
         if not phase.final:
             state.last, state.revisions, state.spiked, state.approx = {}, {}, {}, False
         marked = [pair for item in items for pair in _pairs(item)]
-        for row, candidates in marked:
+        for row, _ in marked:
             state.last.setdefault(row.tf, {})[row.asset_uid] = row
             if row.tf == MINUTE_TF:
                 self._remember(state, row)
-                state.spiked[row.asset_uid] = self._is_spiked(row, candidates)
+            self._observe_strength(state, row)
+        volumes = self._volumes(state, phase, marked)
+        moved = () if phase.final else step_tiers(state.tiers, volumes, self._policy)
+        for row, candidates in marked:
+            if row.tf == MINUTE_TF:
+                state.spiked[row.asset_uid] = self._is_spiked(state, row, candidates)
                 state.approx = state.approx or candidates is None
-        change = None if phase.final else self._move_membership(state, phase, marked)
+        audit = Audit()
+        if not phase.final:
+            audit = self._move_membership(state, phase, marked, volumes, moved)
         frames = tuple(self._frame(state, tf, phase) for tf in sorted({r.tf for r, _ in marked}))
         for row, _ in marked:
             state.last[row.tf][row.asset_uid] = self._with_membership(state, row)
@@ -115,54 +125,74 @@ class Context:
                 tuple(state.last[row.tf][item.asset_uid] for row in item.rows),
                 tuple(candidates or () for _, candidates in _pairs(item)),
                 frames,
+                tier_of(state.tiers, item.asset_uid),
             )
             for item in items
         ]
         rows = tuple(row for entry in joined for row in entry.rows)
-        market = ScoreItem(phase, MARKET_UID, (), (), frames)
-        changes = () if change is None else (change,)
-        return [MarketPhase(phase, frames, rows, changes), market, *joined]
+        market = self._market_item(phase, frames)
+        return [MarketPhase(phase, frames, rows, audit), market, *joined]
+
+    def _market_item(self, phase: Phase, frames: tuple[Frame, ...]) -> ScoreItem:
+        """Return the market's own rows with what its detectors find on them."""
+        rows = tuple(market_row(frame, phase) for frame in frames)
+        candidates = tuple(self._marketwide.candidates(row) for row in rows)
+        return ScoreItem(phase, MARKET_UID, rows, candidates, frames)
+
+    def _observe_strength(self, state: ContextState, row: Row) -> None:
+        """Remember relative strength, of minutes that are ok, until their quarter hour ends."""
+        label, uid = row.exchange_ts_ms, row.asset_uid
+        if row.tf == MINUTE_TF and row.columns["dq_status"] == DQ_OK:
+            rotation.observe_minute(state.rotation, uid, label, row.columns["rs_score_m_5"])
+        elif row.tf == STEP_TF:
+            z_vol = self._naming.read(row, "z_vol_m_1")
+            known = z_vol if isinstance(z_vol, float) else None
+            rotation.observe_step(state.rotation, uid, label, known)
 
     # --- membership --------------------------------------------------------------------------
 
     def _remember(self, state: ContextState, row: Row) -> None:
-        past = state.past.setdefault(row.asset_uid, Past())
-        volume = row.columns["v_total_m_1"] or 0.0
-        if past.labels and past.labels[-1] == row.exchange_ts_ms:
-            past.volumes[-1] = volume
-            return
-        past.labels.append(row.exchange_ts_ms)
-        past.volumes.append(volume)
-        if len(past.labels) > self._policy.l1_min:
-            del past.labels[0], past.volumes[0]
+        columns = row.columns
+        activity.remember(
+            state.activity,
+            row.asset_uid,
+            row.exchange_ts_ms,
+            columns["v_total_m_1"],
+            columns["oi_close"],
+            self._policy,
+            stale=columns["dq_status"] == DQ_STALE,
+        )
+
+    def _volumes(self, state: ContextState, phase: Phase, marked: list[Marked]) -> dict[int, float]:
+        """Return the dollar volume by asset that ranks and tiers go by."""
+        uids = [row.asset_uid for row, _ in marked if row.tf == MINUTE_TF]
+        return activity.dollar_volumes(state.activity, uids, phase.minute_ms, self._policy)
 
     def _move_membership(
-        self, state: ContextState, phase: Phase, marked: list[Marked]
-    ) -> Change | None:
+        self,
+        state: ContextState,
+        phase: Phase,
+        marked: list[Marked],
+        volumes: dict[int, float],
+        moved: tuple[TierMove, ...],
+    ) -> Audit:
         """Universe, then heat, for the minute that is being closed."""
         label, policy = phase.minute_ms, self._policy
-        rows = [row for row, _ in marked if row.tf == MINUTE_TF]
-        since = label - policy.l1_min * MINUTE_MS
-        volumes = {row.asset_uid: _sum_since(state.past[row.asset_uid], since) for row in rows}
-        ranking = universe.composite_ranks(volumes, dict.fromkeys(volumes), policy)
-        dead = self._dead(state, rows, volumes)
+        interests = activity.open_interests(state.activity, volumes, label, policy)
+        ranking = universe.composite_ranks(volumes, interests, policy)
+        dead = activity.dead(state.activity, volumes, policy)
         change = universe.step_membership(state.universe, label, ranking, policy, dead)
-        universe.cool(state.universe, label)
-        universe.heat(state.universe, label, self._found(state, marked), policy)
-        return change
-
-    def _dead(
-        self, state: ContextState, rows: list[Row], volumes: dict[int, float]
-    ) -> frozenset[int]:
-        """Return the assets that were stale for too long and hardly traded (plan 7.6)."""
-        policy = self._policy
-        stale = {row.asset_uid for row in rows if row.columns["dq_status"] == DQ_STALE}
-        state.stale_min = {uid: state.stale_min.get(uid, 0) + 1 for uid in volumes if uid in stale}
-        return frozenset(
-            uid
-            for uid, minutes in state.stale_min.items()
-            if minutes >= policy.t_stale_min and volumes[uid] < policy.dead_quote
-        )
+        if change is not None:
+            moved_or_in = {uid for uid in volumes if universe.is_member(state.universe, uid)}
+            moved_or_in |= {*change.added, *change.removed}
+            missing = universe.without_interest(interests)
+            told = tuple(uid for uid in missing if uid in moved_or_in)
+            change = msgspec.structs.replace(change, missing_oi=told)
+        activity.forget(state.activity, label, policy)
+        cooled = universe.cool(state.universe, label)
+        heated = universe.heat(state.universe, label, self._found(state, marked), policy)
+        deferred = universe.newly_deferred(state.universe, label)
+        return Audit(change, (*cooled, *heated), moved, deferred)
 
     def _found(self, state: ContextState, marked: list[Marked]) -> dict[int, tuple[int, str]]:
         """Return per asset the strongest candidate that makes it hot, without novelty."""
@@ -170,7 +200,7 @@ class Context:
         found: dict[int, tuple[int, str]] = {}
         for row, candidates in marked:
             for candidate in candidates or ():
-                if candidate.gate is not None:
+                if not self._is_heard(state, row, candidate):
                     continue
                 detector = self._detectors[candidate.detector_id]
                 severity = rate(self._packs.scoring, detector, candidate, row, shocks, novelty=0.0)
@@ -179,15 +209,26 @@ class Context:
                     found[row.asset_uid] = max(known, (severity, detector.subtype))
         return found
 
-    def _is_spiked(self, row: Row, candidates: tuple[Candidate, ...] | None) -> bool:
+    def _is_spiked(
+        self, state: ContextState, row: Row, candidates: tuple[Candidate, ...] | None
+    ) -> bool:
         """Tell whether an asset counts as shocked: by its candidates, else by its flags."""
         if candidates is None:
             return any(row.columns.get(name) is True for name in SPIKE_FLAGS)
         return any(
             self._detectors[candidate.detector_id].event_class == SPIKE
             for candidate in candidates
-            if candidate.gate is None
+            if self._is_heard(state, row, candidate)
         )
+
+    def _is_heard(self, state: ContextState, row: Row, candidate: Candidate) -> bool:
+        """Tell whether a candidate passed the gates, its detector may speak for the asset, and its
+        trigger holds with the threshold of the asset's tier."""
+        detector = self._detectors[candidate.detector_id]
+        uid, canary = row.asset_uid, self._packs.canary
+        if candidate.gate is not None or silenced(detector, canary, uid, row.symbol) is not None:
+            return False
+        return holds_in_tier(detector, row, tier_of(state.tiers, uid), self._naming)
 
     def _shocks(self, state: ContextState) -> int:
         """Count the covered assets with a spike-class candidate that passed the gates."""
@@ -212,7 +253,7 @@ class Context:
         symbols = [row.symbol for row in ranking]
         columns: Columns = {
             **self._leader(state, eligible, ranking, rows),
-            "shock_count_5s": self._shocks(state) if tf == MINUTE_TF else 0,
+            "shock_count_5s": self._shocks(state),
             "approx": state.approx,
             "rs_top": symbols[:RS_LIST_LENGTH],
             "rs_bottom": symbols[::-1][:RS_LIST_LENGTH],
@@ -224,6 +265,16 @@ class Context:
             "universe_rev": state.universe.revision,
             "time_to_next_funding_sec": seconds_to_next_hour(label),
         }
+        columns |= dict.fromkeys(rotation.STEP_COLUMNS)
+        if tf == STEP_TF:
+            columns |= rotation.columns_of(
+                state.rotation,
+                label,
+                columns["leader_uid"],
+                [(row.asset_uid, row.symbol) for row in eligible],
+                self._policy.sectors,
+            )
+            rotation.forget(state.rotation, label - rotation.STEPS * rotation.STEP_MS)
         columns |= _frame_quality(len(eligible), self._policy.min_assets_for_context)
         revision = state.revisions.get(tf, -1) + 1
         state.revisions[tf] = revision
@@ -256,11 +307,13 @@ class Context:
             by_symbol = {row.symbol: row for row in rows}
             best = next((by_symbol[name] for name in majors if name in by_symbol), None)
         if best is None:
-            return {"leader": None, "leader_uid": None, "dominance_share": None}
+            names = ("leader", "leader_uid", "dominance_share", "leader_z_vol")
+            return dict.fromkeys(names)
         return {
             "leader": best.symbol,
             "leader_uid": best.asset_uid,
             "dominance_share": self._dominance(state, best, eligible),
+            "leader_z_vol": self._naming.read(best, "z_vol_m_1"),
         }
 
     def _lead(self, row: Row) -> float:
@@ -272,8 +325,12 @@ class Context:
         return lead_index(ret, z_vol, oi_roc if isinstance(oi_roc, float) else None)
 
     def _dominance(self, state: ContextState, leader: Row, eligible: list[Row]) -> float | None:
-        since = leader.exchange_ts_ms - LEADER_WINDOW_MIN * MINUTE_MS
-        shares = {row.asset_uid: _sum_since(state.past[row.asset_uid], since) for row in eligible}
+        minutes = max(LEADER_WINDOW_MIN, BAR_MIN[leader.tf])
+        since = leader.exchange_ts_ms - minutes * MINUTE_MS
+        shares = {
+            row.asset_uid: activity.volume_since(state.activity, row.asset_uid, since)
+            for row in eligible
+        }
         total = _total(list(shares.values()))
         if leader.asset_uid not in shares or total <= 0.0:
             return None
@@ -295,13 +352,6 @@ def _total(values: list[float]) -> float:
     for value in values:
         total += value
     return total
-
-
-def _sum_since(past: Past, since_ms: int) -> float:
-    """Dollar volume of the minutes labelled after `since_ms`."""
-    return _total(
-        [v for label, v in zip(past.labels, past.volumes, strict=True) if label > since_ms]
-    )
 
 
 def _frame_quality(eligible: int, wanted: int) -> Columns:

@@ -2,21 +2,22 @@
 
 Rules of this file: a trigger is an expression over the row alone, so nothing is remembered; a NULL
 operand makes it false and is counted; the quality gates do not silence a candidate, they mark it,
-so that it can be accounted for.  Build plan 5.6, 8.7, 9; design 3, 5.
+so that it can be accounted for; where liquidity tiers have thresholds of their own the lowest
+counts here, and the asset's own after the join.  Build plan 5.6, 8.7, 9; design 3, 5.
 """
 
 from __future__ import annotations
 
+import hashlib
+
 import msgspec
 
+from operators import ledger
 from operators.naming import Naming
 from operators.records import DQ_OK, Candidate, Columns, Row, RowItem
 from packs.loader import MARKET_CLASSES, Detector, Packs
-from packs.schema import TIMEFRAMES
+from packs.schema import TIMEFRAMES, Canary
 
-GATE_DQ = "dq"
-GATE_WARMUP = "warmup"
-GATE_ILLIQUID = "illiquid"
 FLAG_PREFIX = "is_"
 
 
@@ -25,7 +26,7 @@ class Detect:
 
     def __init__(self, packs: Packs) -> None:
         self._naming = Naming(packs.features)
-        active = [d for d in packs.detectors if is_active(d)]
+        active = [d for d in packs.detectors if is_of_assets(d)]
         self._by_tf: dict[str, tuple[Detector, ...]] = {
             tf: tuple(d for d in active if tf in d.tfs and not d.needs_frame) for tf in TIMEFRAMES
         }
@@ -58,7 +59,7 @@ class Detect:
     def _candidates(self, row: Row, columns: Columns) -> tuple[Candidate, ...]:
         found = []
         for detector in self._by_tf[row.tf]:
-            fired = detector.fires(columns)
+            fired = detector.may_fire(columns)
             if fired is None:
                 self.nulls[detector.detector_id] = self.nulls.get(detector.detector_id, 0) + 1
             elif fired:
@@ -66,10 +67,38 @@ class Detect:
         return tuple(found)
 
 
-def is_active(detector: Detector) -> bool:
+def is_evaluated(detector: Detector) -> bool:
+    """Tell whether a detector finds candidates at all: a disabled one does, so that it can be
+    watched before it is let out (build plan 20.3); one in mode off does not."""
+    return detector.mode != "off"
+
+
+def is_of_assets(detector: Detector) -> bool:
     """Tell whether a detector is evaluated on the rows of assets."""
-    on = detector.enabled and detector.mode != "off"
-    return on and detector.event_class not in MARKET_CLASSES
+    return is_evaluated(detector) and detector.event_class not in MARKET_CLASSES
+
+
+def silenced(detector: Detector, canary: Canary, asset_uid: int, symbol: str) -> str | None:
+    """Return why a detector may not speak for an asset whatever it finds, None if it may.
+
+    A canary is heard for the coins on the pack's list and for a stable percentage of all assets,
+    by a hash of the asset's id.
+    """
+    if not detector.enabled:
+        return ledger.DISABLED
+    if detector.mode == "shadow":
+        return ledger.MODE
+    if detector.mode == "canary" and not is_canary(canary, asset_uid, symbol):
+        return ledger.CANARY
+    return None
+
+
+def is_canary(canary: Canary, asset_uid: int, symbol: str) -> bool:
+    """Tell whether an asset is among those that hear detectors in mode canary (plan 19.2)."""
+    if symbol in canary.coins:
+        return True
+    digest = hashlib.sha256(str(asset_uid).encode()).digest()
+    return int.from_bytes(digest[:8], "big") % 100 < canary.percent
 
 
 def candidate_of(detector: Detector, columns: Columns, row: Row, naming: Naming) -> Candidate:
@@ -88,11 +117,11 @@ def candidate_of(detector: Detector, columns: Columns, row: Row, naming: Naming)
 def gate_of(columns: Columns) -> str | None:
     """Return the first quality gate that forbids publication (build plan 8.7), or None."""
     if columns["dq_status"] != DQ_OK:
-        return GATE_DQ
+        return ledger.DQ
     if columns["warmup"]:
-        return GATE_WARMUP
+        return ledger.WARMUP
     if columns["illiquidity_hit"]:
-        return GATE_ILLIQUID
+        return ledger.ILLIQUID
     return None
 
 

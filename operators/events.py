@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import Any
 from uuid import UUID
 
 import orjson
 
-from operators.lattice import iso
+from operators.contract import ARRAY_MAX, CONTRACT_VERSION
+from operators.lattice import MINUTE_MS, iso
 from operators.naming import Naming
-from operators.records import Frame, Phase, Row
+from operators.records import MARKET_UID, Frame, Phase, Row
 from packs.loader import Detector, Packs
-from packs.schema import TIMEFRAME_MIN
+from packs.schema import MINUTE_TF, TIMEFRAME_MIN
 
-CONTRACT_VERSION = "0.1"
 WINDOW_SEC: dict[str, int] = {tf: 60 * minutes for tf, minutes in TIMEFRAME_MIN.items()}
 
 # Named in every event for context, whatever the detector (build plan 9.8).
@@ -86,7 +87,8 @@ def draft_event(
     """Return the event as a JSON object; numbers are the row's, already rounded.
 
     git_commit : of the build, where it was recorded; None from a checkout, so that the same log
-    gives the same bytes there.
+    gives the same bytes there. coalesced : subtypes it speaks for, strongest first; of many the
+    strongest are named, and the ledger has them all.
     """
     columns = row.columns
     event: dict[str, Any] = {
@@ -130,10 +132,51 @@ def draft_event(
         },
     }
     if coalesced:
-        event["coalesced"] = sorted(coalesced)
+        event["coalesced"] = sorted(coalesced[:ARRAY_MAX])
     if detector.inferred:
         event["local_state"]["inferred"] = True
+    if row.asset_uid != MARKET_UID:  # the market has no bars
+        refs = bar_refs(row.symbol, row.tf, row.exchange_ts_ms, detector.subtype)
+        event["attachments"] = {"bar_refs": refs}
     return event
+
+
+_WINDOW = re.compile(r"_([smh])_([1-9][0-9]{0,3})$")
+_QUARTER = "15m"
+
+
+def bar_refs(symbol: str, tf: str, label_ms: int, subtype: str) -> dict[str, list[str]]:
+    """Return the bars that an event's window covers, by timeframe, oldest first, at most 16 each.
+
+    The window is the end of the subtype as on 1m rows: `s_30` and no window at all are one bar,
+    `m_5` is five bars of the row's timeframe, `h_1` the bars of an hour. A window of more than 16
+    minutes on a 1m row is as many full quarters of an hour, the newest that is complete included,
+    and the minutes since. A longer one still is cut to the newest 16 bars.
+
+    >>> bar_refs("BTC", "1m", 1756891800000, "vol_spike_m_1")
+    {'1m': ['BTC/1m/2025-09-03T09:30:00Z']}
+    >>> bar_refs("BTC", "1m", 1756891860000, "funding_jolt_h_1")["15m"][-1]
+    'BTC/15m/2025-09-03T09:30:00Z'
+    """
+    window = _WINDOW.search(subtype)
+    unit, count = (window.group(1), int(window.group(2))) if window else ("s", 1)
+    bars = {"s": 1, "m": count, "h": max(1, 3600 * count // WINDOW_SEC[tf])}[unit]
+    if tf != MINUTE_TF or bars <= ARRAY_MAX:
+        return {tf: _refs(symbol, tf, label_ms, bars)}
+    quarter_min = WINDOW_SEC[_QUARTER] // 60
+    since = label_ms // MINUTE_MS % quarter_min
+    newest_ms = label_ms - since * MINUTE_MS
+    refs = {_QUARTER: _refs(symbol, _QUARTER, newest_ms, -(-bars // quarter_min))}
+    if since:
+        refs[tf] = _refs(symbol, tf, label_ms, since)
+    return refs
+
+
+def _refs(symbol: str, tf: str, label_ms: int, bars: int) -> list[str]:
+    """Return the names of the newest bars up to a label."""
+    step_ms = 1000 * WINDOW_SEC[tf]
+    oldest = min(bars, ARRAY_MAX) - 1
+    return [f"{symbol}/{tf}/{iso(label_ms - k * step_ms)}" for k in range(oldest, -1, -1)]
 
 
 def _local_state(detector: Detector, row: Row, naming: Naming) -> dict[str, Any]:
@@ -147,7 +190,7 @@ def _local_state(detector: Detector, row: Row, naming: Naming) -> dict[str, Any]
     numbers = {
         name: columns[name]
         for name in names
-        if isinstance(columns.get(name), int | float) and not isinstance(columns[name], bool)
+        if type(columns.get(name)) in (int, float)  # a flag is an int to Python
     }
     flags = {name: True for name, value in columns.items() if name[:3] == "is_" and value is True}
     quality = {

@@ -10,10 +10,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 import orjson
 
+from operators.contract import DeadLetter
 from operators.lattice import iso
-from operators.records import Frame, Row, Suppression
+from operators.records import Frame, MarketPhase, Row, Suppression
 
 
 def row_json(row: Row) -> bytes:
@@ -57,8 +59,41 @@ def suppression_json(suppressed: Suppression) -> bytes:
             "detector_id": suppressed.detector_id,
             "reason": suppressed.reason,
             "severity": suppressed.severity,
+            "state": suppressed.state,
         }
     )
+
+
+def audit_json(phase: MarketPhase) -> list[bytes]:
+    """Return what changed in a minute's coverage, a line each, by `kind`.
+
+    universe : a revision of the membership with a reason for each asset. deferred : entries and
+    exits that the churn cap began to put off. hot : the hotlist. tier : liquidity tiers.
+    """
+    audit, at = phase.audit, {"exchange_ts": iso(phase.phase.minute_ms)}
+    found: list[dict[str, Any]] = []
+    if audit.change is not None:
+        found.append({"kind": "universe", **_plain(audit.change)})
+    if audit.deferred:
+        found.append({"kind": "deferred", "asset_uids": list(audit.deferred)})
+    found += [{"kind": "hot", **_plain(move)} for move in audit.hot]
+    found += [{"kind": "tier", **_plain(move)} for move in audit.tiers]
+    return [canonical({**each, **at}) for each in found]
+
+
+def _plain(record: msgspec.Struct) -> dict[str, Any]:
+    """Return a record with its times as text, without the minute that every line has."""
+    fields = msgspec.to_builtins(record)
+    fields.pop("exchange_ts_ms", None)
+    return {
+        name.removesuffix("_ms"): iso(value) if name.endswith("_ms") else value
+        for name, value in fields.items()
+    }
+
+
+def dead_json(dead: DeadLetter) -> bytes:
+    """Return an event that broke the contract, with the reason; its own text is inside as text."""
+    return canonical(msgspec.to_builtins(dead))
 
 
 def canonical(value: dict[str, Any] | list[Any]) -> bytes:

@@ -12,6 +12,8 @@ from typing import Any
 
 import msgspec
 
+from operators.contract import DeadLetter
+
 Columns = dict[str, Any]
 
 MARKET_UID = -1
@@ -188,27 +190,41 @@ class Frame(msgspec.Struct, frozen=True):
 
 
 class ScoreItem(msgspec.Struct, frozen=True):
-    """A row with its candidates and the frame of its timeframe, on the way back to its asset."""
+    """A row with its candidates and the frame of its timeframe, on the way back to its asset.
+
+    tier : liquidity tier of the asset in this minute, a key of the pack's `overrides.tiers`.
+    """
 
     phase: Phase
     asset_uid: int
     rows: tuple[Row, ...]
     candidates: tuple[tuple[Candidate, ...], ...]
     frames: tuple[Frame, ...]
+    tier: str = "mid"
 
 
 class Draft(msgspec.Struct, frozen=True):
-    """A scored event before the cross-asset budget; `payload` is the contract's JSON object."""
+    """A scored event before the cross-asset budget; `payload` is the contract's JSON object.
+
+    direction : of the price over the detector's window, 1 up, -1 down, 0 unmoved or unknown.
+    revision : of the row.
+    """
 
     asset_uid: int
     detector_id: str
     event_class: str
     severity: int
     payload: dict[str, Any]
+    direction: int = 0
+    revision: int = 0
 
 
 class Suppression(msgspec.Struct, frozen=True):
-    """A candidate that was not published, with the one reason why."""
+    """A candidate that was not published, with the one reason why.
+
+    state : None for most; `level_shift` on the candidate with which a detector is muted because it
+    has fired all along; `closed` on the note that ends it, which is no candidate and not counted.
+    """
 
     asset_uid: int
     symbol: str
@@ -218,34 +234,82 @@ class Suppression(msgspec.Struct, frozen=True):
     detector_id: str
     reason: str
     severity: int | None
+    state: str | None = None
 
 
 class ScoredItem(msgspec.Struct, frozen=True):
-    """An asset's share of a phase after scoring; n_candidates lets the budget reconcile."""
+    """An asset's share of a phase after scoring; n_candidates lets the budget reconcile.
+
+    closed : notes on detectors that were muted and are silent again.
+    """
 
     phase: Phase
     asset_uid: int
     drafts: tuple[Draft, ...]
     suppressed: tuple[Suppression, ...]
     n_candidates: int
+    closed: tuple[Suppression, ...] = ()
 
 
 class Published(msgspec.Struct, frozen=True):
-    """A phase's events and suppressions, complete and in order."""
+    """A phase's events and suppressions, complete and in order.
+
+    dead : events that broke the contract; each has a suppression too.
+    """
 
     phase: Phase
     events: tuple[dict[str, Any], ...]
     suppressed: tuple[Suppression, ...]
+    dead: tuple[DeadLetter, ...] = ()
 
 
 class Change(msgspec.Struct, frozen=True):
-    """One revision of the universe's membership, for the audit; reasons by asset_uid."""
+    """One revision of the universe's membership, for the audit; reasons by asset_uid.
+
+    missing_oi : of the members and those that moved, the assets ranked by volume alone.
+    """
 
     revision: int
     exchange_ts_ms: int
     added: tuple[int, ...]
     removed: tuple[int, ...]
     reasons: dict[str, str]
+    missing_oi: tuple[int, ...] = ()
+
+
+class HotMove(msgspec.Struct, frozen=True):
+    """A change of the hotlist, for the audit; it has no revision (plan 7.4, 12.2).
+
+    move : added, prolonged or expired. reason, started_ms, expires_ms : of the entry after the
+    move; of the entry that ended, if it expired.
+    """
+
+    exchange_ts_ms: int
+    asset_uid: int
+    move: str
+    reason: str
+    started_ms: int
+    expires_ms: int
+
+
+class TierMove(msgspec.Struct, frozen=True):
+    """An asset's change of liquidity tier, for the audit."""
+
+    asset_uid: int
+    former: str
+    tier: str
+
+
+class Audit(msgspec.Struct, frozen=True):
+    """Why the assets of a minute are listened to: what changed in it.
+
+    deferred : assets whose entry or exit the churn cap began to put off.
+    """
+
+    change: Change | None = None
+    hot: tuple[HotMove, ...] = ()
+    tiers: tuple[TierMove, ...] = ()
+    deferred: tuple[int, ...] = ()
 
 
 class MarketPhase(msgspec.Struct, frozen=True):
@@ -254,4 +318,4 @@ class MarketPhase(msgspec.Struct, frozen=True):
     phase: Phase
     frames: tuple[Frame, ...]
     rows: tuple[Row, ...]
-    changes: tuple[Change, ...] = ()
+    audit: Audit = Audit()

@@ -2,19 +2,22 @@
 
 Rules of this file: every candidate ends as a draft or as a suppression with one reason; the key is
 (class, timeframe) of an asset; the threshold is checked before debounce; of several candidates of a
-key in one bar the most severe speaks for the others; time is exchange time between bar labels
-(design D12).  Build plan 10; numerics 9.
+key in one bar the most severe speaks for the others; a detector that fires nearly every minute for
+long has met a new level, not an event, and is muted until it falls silent; time is exchange time
+between bar labels (design D12).  Build plan 10; numerics 9.
 """
 
 from __future__ import annotations
 
 import msgspec
 
-from operators.detect import candidate_of, is_active
-from operators.events import draft_event
+from operators import ledger
+from operators.detect import candidate_of, is_of_assets, silenced
+from operators.events import WINDOW_SEC, draft_event
 from operators.formulas import severity as formula
 from operators.naming import Naming
 from operators.records import (
+    MARKET_UID,
     Candidate,
     Columns,
     Draft,
@@ -25,16 +28,12 @@ from operators.records import (
     Suppression,
 )
 from packs.loader import Detector, Packs
-from packs.schema import EventClass, Scoring
-
-NOT_MEMBER = "not_member"
-BELOW_THRESHOLD = "below_threshold"
-COOLDOWN = "cooldown"
-COALESCED = "coalesced"
-BUDGET_SYMBOL = "budget_symbol"
-MODE = "mode"
+from packs.schema import TIERS, EventClass, Scoring, TierName
 
 RECOVERING = "recovering"
+# Share of the bars of a run on which a detector must have fired for a new level.
+LEVEL_SHIFT_SHARE = 0.8
+SLOW_WINDOW = "_m_5"  # of a subtype: its direction is that of the five-minute return
 
 
 class Emission(msgspec.Struct, frozen=True):
@@ -46,11 +45,27 @@ class Emission(msgspec.Struct, frozen=True):
     first_seen_ms: int
 
 
-class ScoreState(msgspec.Struct):
-    """What scoring remembers of one asset: per key the last emission, and this minute's budget."""
+class Run(msgspec.Struct):
+    """How long a detector has been firing: bars from the first to the last label, fired in them.
 
-    version: int = 1
+    severity : of its last event in the run, 0 for none. muted : since it met a new level; it is
+    closed when it has been silent for its cooldown.
+    """
+
+    since_ms: int
+    last_ms: int
+    fired: int = 1
+    severity: int = 0
+    muted: bool = False
+
+
+class ScoreState(msgspec.Struct):
+    """What scoring remembers of one asset: per key the last emission, per detector its run, and
+    this minute's budget. Bound: the keys and detectors of the pack."""
+
+    version: int = 2
     emissions: dict[str, Emission] = {}
+    runs: dict[str, Run] = {}
     spent_at_ms: int = 0
     spent: dict[str, int] = {}
 
@@ -73,8 +88,11 @@ class Score:
         self._naming = Naming(packs.features)
         self._detectors = {d.detector_id: d for d in packs.detectors}
         self._order = {d.detector_id: index for index, d in enumerate(packs.detectors)}
+        self._budgets: dict[str, dict[EventClass, int]] = {
+            tier: _budgets_of(tier, packs) for tier in TIERS
+        }
         self.nulls: dict[str, int] = {}
-        self._on_frames = [d for d in packs.detectors if d.needs_frame and is_active(d)]
+        self._on_frames = [d for d in packs.detectors if d.needs_frame and is_of_assets(d)]
 
     def initial(self) -> ScoreState:
         """Return the state of an asset that never fired."""
@@ -84,21 +102,35 @@ class Score:
         """Account for every candidate of a phase."""
         drafts: list[Draft] = []
         suppressed: list[Suppression] = []
+        closed: list[Suppression] = []
         count = 0
         frames = {frame.tf: frame for frame in item.frames}
         for row, before_join in zip(item.rows, item.candidates, strict=True):
             frame = frames[row.tf]
             candidates = [*before_join, *self._after_join(row, frame)]
             count += len(candidates)
-            survivors = self._screen(state, row, frame, candidates, suppressed)
+            survivors = self._screen(state, item, row, frame, candidates, suppressed)
+            closed += self._close_runs(state, row, candidates)
+            survivors = self._mute(state, row, survivors, suppressed)
             for key, group in sorted(_by_key(survivors, row.tf).items()):
                 self._decide(state, item, row, frame, key, group, drafts, suppressed)
         assert len(drafts) + len(suppressed) == count, (item.asset_uid, item.phase)
-        return [ScoredItem(item.phase, item.asset_uid, tuple(drafts), tuple(suppressed), count)]
+        return [
+            ScoredItem(
+                item.phase,
+                item.asset_uid,
+                tuple(drafts),
+                tuple(suppressed),
+                count,
+                tuple(closed),
+            )
+        ]
 
     def _after_join(self, row: Row, frame: Frame) -> list[Candidate]:
         """Evaluate the detectors that name a frame column (design 3)."""
-        found = []
+        found: list[Candidate] = []
+        if row.asset_uid == MARKET_UID:
+            return found
         for detector in self._on_frames:
             if row.tf in detector.tfs:
                 columns = {**frame.columns, **self._naming.view(row)}
@@ -112,12 +144,13 @@ class Score:
     def _screen(
         self,
         state: ScoreState,
+        item: ScoreItem,
         row: Row,
         frame: Frame,
         candidates: list[Candidate],
         suppressed: list[Suppression],
     ) -> list[Scored]:
-        """Rate candidates and drop those that a gate, membership, mode or threshold forbids."""
+        """Rate candidates and drop those that gate, membership, mode, tier or threshold forbid."""
         survivors = []
         for candidate in candidates:
             detector = self._detectors[candidate.detector_id]
@@ -130,12 +163,106 @@ class Score:
                 frame.columns["shock_count_5s"],
                 novelty=novelty,
             )
-            reason = _refusal(detector, candidate, row, severity)
+            reason = self._bar(detector, candidate, row, item.tier)
+            if reason is None:
+                self._extend_run(state, detector, row)
+                if severity < detector.publish_threshold:
+                    reason = ledger.BELOW_THRESHOLD
             if reason is None:
                 survivors.append(Scored(detector, candidate, severity))
             else:
                 suppressed.append(_suppression(row, candidate, reason, severity))
         return survivors
+
+    def _bar(self, detector: Detector, candidate: Candidate, row: Row, tier: str) -> str | None:
+        """Return why a candidate must not be published however severe it is, None if it may."""
+        columns: Columns = row.columns
+        if candidate.gate is not None:
+            return candidate.gate
+        if not (columns["is_in_universe"] or columns["is_hot"]):
+            return ledger.NOT_MEMBER
+        silent = silenced(detector, self._packs.canary, row.asset_uid, row.symbol)
+        if silent is not None:
+            return silent
+        return None if holds_in_tier(detector, row, tier, self._naming) else ledger.BELOW_THRESHOLD
+
+    # --- level shifts ------------------------------------------------------------------------
+
+    def _extend_run(self, state: ScoreState, detector: Detector, row: Row) -> None:
+        """Count a bar on which a detector fired, weak or strong; an amended one is not counted
+        again."""
+        key, label = _run_key(detector, row.tf), row.exchange_ts_ms
+        run = state.runs.get(key)
+        if run is None or not (run.muted or label - run.last_ms <= _quiet_ms(detector, row.tf)):
+            state.runs[key] = Run(label, label)
+        elif label > run.last_ms:
+            run.last_ms, run.fired = label, run.fired + 1
+
+    def _mute(
+        self,
+        state: ScoreState,
+        row: Row,
+        survivors: list[Scored],
+        suppressed: list[Suppression],
+    ) -> list[Scored]:
+        """Drop what only repeats a new level.
+
+        A candidate that is clearly stronger than the last event of its own detector ends the mute:
+        something new has happened.
+        """
+        least = self._packs.scoring.level_shift_bars
+        if not least:
+            return survivors
+        heard = []
+        for scored in survivors:
+            key = _run_key(scored.detector, row.tf)
+            run = state.runs[key]
+            if run.muted and run.severity and self._is_stronger(scored, run.severity):
+                run = state.runs[key] = Run(row.exchange_ts_ms, row.exchange_ts_ms)
+            began = not run.muted and _is_level_shift(run, row.tf, least)
+            run.muted = run.muted or began
+            if not run.muted:
+                heard.append(scored)
+                continue
+            told = ledger.LEVEL_SHIFT if began else None
+            suppressed.append(
+                _suppression(row, scored.candidate, ledger.COOLDOWN, scored.severity, told)
+            )
+        return heard
+
+    def _close_runs(
+        self, state: ScoreState, row: Row, candidates: list[Candidate]
+    ) -> list[Suppression]:
+        """End the runs of detectors that have been silent for their cooldown; note the muted."""
+        firing = {candidate.detector_id for candidate in candidates}
+        notes = []
+        for key, run in list(state.runs.items()):
+            detector_id, _, tf = key.rpartition(":")
+            detector = self._detectors.get(detector_id)
+            if detector is None:  # of an earlier pack
+                del state.runs[key]
+                continue
+            silent_ms = row.exchange_ts_ms - run.last_ms
+            if tf != row.tf or detector_id in firing or silent_ms <= _quiet_ms(detector, row.tf):
+                continue
+            del state.runs[key]
+            if run.muted:
+                notes.append(
+                    Suppression(
+                        asset_uid=row.asset_uid,
+                        symbol=row.symbol,
+                        tf=row.tf,
+                        exchange_ts_ms=row.exchange_ts_ms,
+                        revision=row.revision,
+                        detector_id=detector_id,
+                        reason=ledger.COOLDOWN,
+                        severity=run.severity,
+                        state=ledger.CLOSED,
+                    )
+                )
+        return notes
+
+    # --- novelty, cooldown, budget -----------------------------------------------------------
 
     def _novelty(self, state: ScoreState, detector: Detector, row: Row) -> float:
         scoring = self._packs.scoring
@@ -166,15 +293,18 @@ class Score:
         """Coalesce a key's candidates of one bar, then apply cooldown and the symbol's budget."""
         ordered = sorted(group, key=lambda s: (-s.severity, self._order[s.detector.detector_id]))
         best, others = ordered[0], ordered[1:]
-        suppressed += [_suppression(row, s.candidate, COALESCED, s.severity) for s in others]
+        suppressed += [_suppression(row, s.candidate, ledger.COALESCED, s.severity) for s in others]
         if not self._may_emit(state, key, best, row):
-            suppressed.append(_suppression(row, best.candidate, COOLDOWN, best.severity))
+            suppressed.append(_suppression(row, best.candidate, ledger.COOLDOWN, best.severity))
             return
-        if not self._within_budget(state, best.detector.event_class, row):
-            suppressed.append(_suppression(row, best.candidate, BUDGET_SYMBOL, best.severity))
+        if not self._within_budget(state, best.detector.event_class, row, item.tier):
+            suppressed.append(
+                _suppression(row, best.candidate, ledger.BUDGET_SYMBOL, best.severity)
+            )
             return
         emission = self._emission(state, key, best, row)
         state.emissions[key] = emission
+        state.runs[_run_key(best.detector, row.tf)].severity = best.severity
         payload = draft_event(
             packs=self._packs,
             naming=self._naming,
@@ -186,7 +316,7 @@ class Score:
             detector=best.detector,
             severity=best.severity,
             first_seen_ms=emission.first_seen_ms,
-            coalesced=[s.detector.subtype for s in others],
+            coalesced=_others(best, others),
         )
         detector = best.detector
         drafts.append(
@@ -196,6 +326,8 @@ class Score:
                 detector.event_class,
                 best.severity,
                 payload,
+                _direction(detector, row, self._naming),
+                row.revision,
             )
         )
 
@@ -207,13 +339,18 @@ class Score:
         cooldown_ms = int(scored.detector.cooldown_s * 1000)
         if row.exchange_ts_ms - last.at_ms >= max(cooldown_ms, 1):
             return True
-        return scored.severity >= last.severity * (1.0 + self._packs.scoring.reemit_growth)
+        return self._is_stronger(scored, last.severity)
 
-    def _within_budget(self, state: ScoreState, event_class: EventClass, row: Row) -> bool:
+    def _is_stronger(self, scored: Scored, last_severity: int) -> bool:
+        return scored.severity >= last_severity * (1.0 + self._packs.scoring.reemit_growth)
+
+    def _within_budget(
+        self, state: ScoreState, event_class: EventClass, row: Row, tier: str
+    ) -> bool:
         if state.spent_at_ms != row.exchange_ts_ms:
             state.spent_at_ms, state.spent = row.exchange_ts_ms, {}
         spent = state.spent.get(event_class, 0)
-        allowed = self._packs.budgets.per_symbol_per_minute.get(event_class)
+        allowed = self._budgets[tier].get(event_class)
         if allowed is not None and spent >= allowed:
             return False
         state.spent[event_class] = spent + 1
@@ -261,18 +398,50 @@ def rate(
     return formula.severity(raw, a=detector.a, b=detector.b)
 
 
-def _refusal(detector: Detector, candidate: Candidate, row: Row, severity: int) -> str | None:
-    """Return why a candidate must not be published at all, None if it may go on to debounce."""
-    columns: Columns = row.columns
-    if candidate.gate is not None:
-        return candidate.gate
-    if not (columns["is_in_universe"] or columns["is_hot"]):
-        return NOT_MEMBER
-    if detector.mode != "live":
-        return MODE
-    if severity < detector.publish_threshold:
-        return BELOW_THRESHOLD
-    return None
+def holds_in_tier(detector: Detector, row: Row, tier: str, naming: Naming) -> bool:
+    """Tell whether a candidate's trigger holds with the threshold of its asset's tier.
+
+    Detection let it through with the lowest threshold of all tiers (plan D.7).
+    """
+    if not detector.tier_triggers:
+        return True
+    return detector.fires(naming.view(row), tier) is True
+
+
+def _budgets_of(tier: TierName, packs: Packs) -> dict[EventClass, int]:
+    """Return how many events a minute and class an asset of a tier may publish."""
+    own = packs.overrides.tiers.get(tier)
+    return packs.budgets.per_symbol_per_minute | (own.budgets if own is not None else {})
+
+
+def _run_key(detector: Detector, tf: str) -> str:
+    return f"{detector.detector_id}:{tf}"
+
+
+def _quiet_ms(detector: Detector, tf: str) -> int:
+    """Return how long a detector is silent before its run is over: one bar without is no end."""
+    return max(int(detector.cooldown_s * 1000), 2 * 1000 * WINDOW_SEC[tf])
+
+
+def _is_level_shift(run: Run, tf: str, least: int) -> bool:
+    """Tell whether a run has lasted so many bars, and fired on nearly every one."""
+    bars = (run.last_ms - run.since_ms) // (1000 * WINDOW_SEC[tf]) + 1
+    return bars >= least and run.fired >= LEVEL_SHIFT_SHARE * bars
+
+
+def _others(best: Scored, others: list[Scored]) -> list[str]:
+    """Return the other subtypes that one event speaks for; two detectors may share a subtype."""
+    named = dict.fromkeys(s.detector.subtype for s in others)
+    return [subtype for subtype in named if subtype != best.detector.subtype]
+
+
+def _direction(detector: Detector, row: Row, naming: Naming) -> int:
+    """Return the sign of the return over the detector's window, 0 where there is none."""
+    name = "ret_m_5" if detector.subtype.endswith(SLOW_WINDOW) else "ret_m_1"
+    value = naming.read(row, name)
+    if not isinstance(value, float) or value == 0.0:
+        return 0
+    return 1 if value > 0.0 else -1
 
 
 def _key(detector: Detector, tf: str) -> str:
@@ -286,7 +455,9 @@ def _by_key(survivors: list[Scored], tf: str) -> dict[str, list[Scored]]:
     return groups
 
 
-def _suppression(row: Row, candidate: Candidate, reason: str, severity: int) -> Suppression:
+def _suppression(
+    row: Row, candidate: Candidate, reason: str, severity: int, state: str | None = None
+) -> Suppression:
     return Suppression(
         asset_uid=row.asset_uid,
         symbol=row.symbol,
@@ -296,4 +467,5 @@ def _suppression(row: Row, candidate: Candidate, reason: str, severity: int) -> 
         detector_id=candidate.detector_id,
         reason=reason,
         severity=severity,
+        state=state,
     )

@@ -10,7 +10,7 @@ import hashlib
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
@@ -31,20 +31,26 @@ from operators.expressions import (
 )
 from packs.schema import (
     COLUMN_TYPES,
+    DEFAULT_TIER,
     FAULT,
     FRAME_COLUMNS,
     IDENTITY_COLUMNS,
+    SECTOR_COLUMNS,
     Budgets,
+    Canary,
     DetectorPack,
     DetectorRow,
     EventClass,
     FeaturePack,
+    Incidents,
     Location,
     Mode,
+    Overrides,
     Scoring,
     Timeframe,
     UniversePolicy,
     Weights,
+    class_name,
     class_of,
     rows_of,
 )
@@ -97,6 +103,7 @@ class Detector:
     trigger and primary name. inputs are what it looks at and publishes; a NULL among them, or a
     NULL secondary, silences nothing.
     needs_frame : some column it names is one of the market frame, so it runs after the join.
+    tier_triggers : the trigger with another threshold, by the liquidity tier that has one.
     """
 
     detector_id: str
@@ -123,9 +130,22 @@ class Detector:
     needs_frame: bool
     required: tuple[str, ...]
     inferred: bool
+    description: str = ""
+    tier_triggers: Mapping[str, Expression] = field(default_factory=dict)
 
-    def fires(self, row: Mapping[str, Any]) -> bool | None:
-        """Return whether trigger and conditions hold; None (silent, to be counted) on NULL."""
+    def fires(self, row: Mapping[str, Any], tier: str = DEFAULT_TIER) -> bool | None:
+        """Return whether trigger and conditions hold; None (silent, to be counted) on NULL.
+
+        tier : liquidity tier whose threshold counts.
+        """
+        return self._fires(row, (self.tier_triggers.get(tier, self.trigger),))
+
+    def may_fire(self, row: Mapping[str, Any]) -> bool | None:
+        """Return whether it fires with the threshold of some tier, as `fires`: the tier is known
+        only after the join."""
+        return self._fires(row, (self.trigger, *self.tier_triggers.values()))
+
+    def _fires(self, row: Mapping[str, Any], triggers: tuple[Expression, ...]) -> bool | None:
         for name in self.required:
             if row.get(name) is None:
                 return None
@@ -136,23 +156,30 @@ class Detector:
             held = condition.evaluate(row)
             if held is not True:
                 return None if held is None else False
-        held = self.trigger.evaluate(row)
-        return None if held is None else held is True
+        outcomes = [trigger.evaluate(row) for trigger in triggers]
+        return None if None in outcomes else True in outcomes
 
 
 @dataclass(frozen=True, slots=True)
 class Packs:
-    """The three packs of a run. config_hash : "sha256:<hex>". warnings : for people, not hashed."""
+    """The three packs of a run. config_hash : "sha256:<hex>". warnings : for people, not hashed.
+
+    notes : what is off because something it needs is not configured, for people.
+    """
 
     features: FeaturePack
     detectors: tuple[Detector, ...]
     scoring: Scoring
     budgets: Budgets
+    overrides: Overrides
+    canary: Canary
+    incidents: Incidents
     universe: UniversePolicy
     feature_pack: str
     detector_pack: str
     config_hash: str
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def load_packs(
@@ -180,17 +207,29 @@ def load_packs(
     if faults or feature_pack is None or detector_pack is None or policy is None:
         raise PackError(faults)
     pairs = zip(detector_pack.detectors, compiled, strict=True)
+    found = tuple(_detector(row, part, detector_pack) for row, part in pairs if part)
     return Packs(
         features=feature_pack,
-        detectors=tuple(_detector(row, part, detector_pack) for row, part in pairs if part),
+        detectors=found,
         scoring=detector_pack.scoring,
         budgets=detector_pack.budgets,
+        overrides=detector_pack.overrides,
+        canary=detector_pack.canary,
+        incidents=detector_pack.incidents,
         universe=policy,
         feature_pack=feature_pack.feature_pack,
         detector_pack=detector_pack.detector_pack,
         config_hash=config_hash(feature_pack, detector_pack, policy),
         warnings=tuple(warnings),
+        notes=tuple(_notes(found, policy)),
     )
+
+
+def _notes(detectors: Sequence[Detector], policy: UniversePolicy) -> Iterator[str]:
+    """Yield which detectors can never fire under a policy."""
+    for detector in detectors:
+        if not policy.sectors and SECTOR_COLUMNS.intersection(detector.required):
+            yield f"{detector.detector_id} is off: the universe policy names no sectors"
 
 
 def check_file(
@@ -506,10 +545,10 @@ def _flat(constraints: list[Any]) -> list[Any]:
 
 def _fields_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
     """Return the fields by every key a file may use for them."""
-    fields = {field.alias or name: field for name, field in model.model_fields.items()}
-    for field in model.model_fields.values():
-        if isinstance(field.validation_alias, AliasChoices):
-            fields |= {str(key): field for key in field.validation_alias.choices}
+    fields = {info.alias or name: info for name, info in model.model_fields.items()}
+    for info in model.model_fields.values():
+        if isinstance(info.validation_alias, AliasChoices):
+            fields |= {str(key): info for key in info.validation_alias.choices}
     return fields
 
 
@@ -577,6 +616,7 @@ class _Compiled:
     primary: Expression
     secondary: Expression | None
     frame_columns: frozenset[str]
+    tier_triggers: Mapping[str, Expression]
 
 
 @dataclass(frozen=True, slots=True)
@@ -657,26 +697,69 @@ def _compile(
     for i, raw in rows_of(file.raw, "detectors"):
         where = _key(file.raw, ("detectors", i))
         scope = _RowScope(file.label, where, raw, columns, frame_columns, faults)
-        part = _compile_row(scope)
+        own = {tier: v for tier, name, v in _tier_thresholds(file) if name == _class_of_row(raw)}
+        part = _compile_row(scope, own)
         _check_examples(scope, part, released, warnings)
         compiled.append(part)
-    overrides = file.raw.get("overrides")
-    if isinstance(overrides, dict) and overrides.get("tiers"):
-        warnings.append(f"{file.label}: overrides.tiers is accepted but has no effect yet")
-    for i, raw in rows_of(file.raw, "detectors"):
-        if _is_market_wide(raw):
-            where = _key(file.raw, ("detectors", i))
-            warnings.append(f"{file.label}: {where} is market-wide and not evaluated yet")
+    warnings += _idle_thresholds(file)
     return compiled
 
 
-def _is_market_wide(raw: Mapping[str, Any]) -> bool:
-    given = raw.get("class")
-    named = class_of(raw["id"]) if isinstance(raw.get("id"), str) else None
-    return (given or named) in MARKET_CLASSES
+def _class_of_row(raw: Mapping[str, Any]) -> str | None:
+    """Return the class of a detector as read, None if it has none that is known."""
+    given = class_name(raw.get("class"))
+    if isinstance(given, str):
+        return given
+    return class_of(raw["id"]) if isinstance(raw.get("id"), str) else None
 
 
-def _compile_row(scope: _RowScope) -> _Compiled | None:
+def _tier_thresholds(file: _File) -> Iterator[tuple[str, str, float]]:
+    """Yield (tier, class, threshold) of a detector file as read."""
+    overrides = file.raw.get("overrides")
+    tiers = overrides.get("tiers") if isinstance(overrides, dict) else None
+    for tier, classes in tiers.items() if isinstance(tiers, dict) else ():
+        for name, given in classes.items() if isinstance(classes, dict) else ():
+            value = given.get("threshold") if isinstance(given, dict) else None
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                yield str(tier), str(class_name(name)), float(value)
+
+
+def _idle_thresholds(file: _File) -> list[str]:
+    """Return a warning for each threshold of a tier that no trigger names."""
+    named = {_class_of_row(raw) for _, raw in rows_of(file.raw, "detectors") if "threshold" in raw}
+    return [
+        f"{file.label}: overrides.tiers.{tier}.{event_class}.threshold has no effect: no detector"
+        " of the class has the key `threshold`"
+        for tier, event_class, _ in _tier_thresholds(file)
+        if event_class not in named
+    ]
+
+
+_THRESHOLD_NAME = re.compile(r"\bthreshold\b")
+
+
+def _with_threshold(text: str, value: float) -> str:
+    """Return a trigger with the number in place of the name.
+
+    >>> _with_threshold("z_vol_m_1 >= threshold", 3.2)
+    'z_vol_m_1 >= 3.2'
+    """
+    return _THRESHOLD_NAME.sub(repr(value), text)
+
+
+def _trigger_text(scope: _RowScope, text: str) -> str:
+    """Return the trigger with the detector's own threshold in place."""
+    given, named = scope.raw.get("threshold"), bool(_THRESHOLD_NAME.search(text))
+    if named and given is None:
+        scope.fault("threshold", "nothing, and the trigger names it", "a number")
+    if given is not None and not named:
+        scope.fault("threshold", "a number that the trigger does not name", "its use, or nothing")
+    if isinstance(given, int | float) and not isinstance(given, bool):
+        return _with_threshold(text, float(given))
+    return _with_threshold(text, 0.0)
+
+
+def _compile_row(scope: _RowScope, tier_thresholds: Mapping[str, float]) -> _Compiled | None:
     before = len(scope.faults)
     for key in ("inputs", "payload"):
         for i, name in scope.texts(key):
@@ -684,12 +767,26 @@ def _compile_row(scope: _RowScope) -> _Compiled | None:
     conditions, guards, not_null = _conditions(scope)
     text = scope.raw.get("trigger")
     trigger = None
+    tier_triggers: dict[str, Expression] = {}
     if isinstance(text, str):
-        trigger = scope.compiled("trigger", text, ColumnType.BOOLEAN)
+        trigger = scope.compiled("trigger", _trigger_text(scope, text), ColumnType.BOOLEAN)
+        for tier, value in tier_thresholds.items() if "threshold" in scope.raw and trigger else ():
+            other = scope.compiled("trigger", _with_threshold(text, value), ColumnType.BOOLEAN)
+            assert other is not None, text
+            tier_triggers[tier] = other
     primary, secondary = _scores(scope)
     if trigger is None or primary is None or len(scope.faults) > before:
         return None
-    return _Compiled(conditions, guards, not_null, trigger, primary, secondary, scope.frame_columns)
+    return _Compiled(
+        conditions,
+        guards,
+        not_null,
+        trigger,
+        primary,
+        secondary,
+        scope.frame_columns,
+        tier_triggers,
+    )
 
 
 def _conditions(
@@ -796,6 +893,8 @@ def _detector(row: DetectorRow, part: _Compiled, pack: DetectorPack) -> Detector
         needs_frame=not part.frame_columns.isdisjoint(named),
         required=required,
         inferred=row.inferred,
+        description=row.description,
+        tier_triggers=part.tier_triggers,
     )
 
 

@@ -93,7 +93,19 @@ FRAME_COLUMNS: dict[str, ColumnType] = {  # build plan 6.2, Appendix A.10
     "eligible_count": ColumnType.NUMBER,
     "universe_size": ColumnType.NUMBER,
     "time_to_next_funding_sec": ColumnType.NUMBER,
+    "leader_z_vol": ColumnType.NUMBER,
+    # On frames of 15m rows: this step and the two before it. Numerics 10.
+    "leader_z_vol_before_1": ColumnType.NUMBER,
+    "leader_z_vol_before_2": ColumnType.NUMBER,
+    "followers_rs": ColumnType.NUMBER,
+    "followers_rs_before_1": ColumnType.NUMBER,
+    "followers_rs_before_2": ColumnType.NUMBER,
+    "sector_leader": ColumnType.TEXT,
+    "sector_margin": ColumnType.NUMBER,
+    "sector_former": ColumnType.TEXT,
+    "sector_former_rank": ColumnType.NUMBER,
 }
+SECTOR_COLUMNS = frozenset(name for name in FRAME_COLUMNS if name.startswith("sector_"))
 
 
 class Lattice(PackModel):
@@ -462,6 +474,8 @@ def _feature_links(raw: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
                 yield _detail(("normalised", i, key), name, "unknown", "a column of this pack")
 
 
+Coin = Annotated[str, Field(min_length=1, max_length=64)]
+
 # --- detector pack ---------------------------------------------------------------------------
 
 EventClass = Literal["spike", "shift", "quadrant", "divergence", "synchrony", "rotation"]
@@ -609,6 +623,8 @@ class Scoring(PackModel):
 
     Defaults are the plan's (10.3-10.5), defects included. novelty : `decaying` gives the full
     boost at once after an emission and less with time; `recovering` is the reverse (numerics 9).
+    level_shift_bars : a detector that fires on nearly all of so many bars is muted until it has
+    been silent for its cooldown: the level has moved, and the baseline follows; 0 is never.
     """
 
     novelty: Literal["decaying", "recovering"] = "decaying"
@@ -618,6 +634,7 @@ class Scoring(PackModel):
     w_dq: Weight = 0.6
     w_liq: Weight = 0.3
     subtype_change_resets_novelty: bool = True
+    level_shift_bars: Annotated[int, Field(ge=0, le=10_000)] = 0
 
 
 class Example(PackModel):
@@ -642,7 +659,10 @@ Subtype = Annotated[
 
 
 class DetectorRow(PackModel):
-    """One detector as written. What is None comes from the class, see the loader."""
+    """One detector as written. What is None comes from the class, see the loader.
+
+    threshold : a number that the trigger may name as `threshold`; liquidity tiers replace it.
+    """
 
     id: Annotated[
         str,
@@ -658,6 +678,7 @@ class DetectorRow(PackModel):
     tfs: Annotated[Many[Timeframe], Field(min_length=1, max_length=3)] = ("1m",)
     inputs: Annotated[Many[str], Field(max_length=64)] = ()
     preconditions: Annotated[Many[str], Field(max_length=32)] = ()
+    threshold: Annotated[float, Field(ge=0, le=100)] | None = None
     trigger: str
     primary: Score | None = None
     secondary: Score | None = None
@@ -712,10 +733,32 @@ class Tier(PackModel):
     )
 
 
-class Overrides(PackModel):
-    """Differences by liquidity tier. Build plan 19.5, Appendix D.7."""
+TierName = Literal["top", "mid", "tail"]
+TIERS: tuple[TierName, ...] = get_args(TierName)
+DEFAULT_TIER: TierName = "mid"
 
-    tiers: Annotated[dict[Name, Tier], Field(max_length=10)] = Field(default_factory=dict)
+
+class Overrides(PackModel):
+    """Differences by liquidity tier: top and tail are the first and the last decile by dollar
+    volume. Build plan 19.5, Appendix D.7."""
+
+    tiers: dict[TierName, Tier] = Field(default_factory=dict)
+
+
+class Canary(PackModel):
+    """Which assets hear the detectors in mode `canary`: coins by name, and a stable percentage of
+    all. Build plan 19.2."""
+
+    coins: Annotated[Many[Coin], Field(max_length=1000)] = ()
+    percent: Annotated[int, Field(ge=0, le=100)] = 0
+
+
+class Incidents(PackModel):
+    """When events share one incident: a market-wide shock, or so many symbols of one class and
+    direction in one minute; the same cause again within gap_min minutes is the same incident."""
+
+    symbols_min: Annotated[int, Field(ge=2, le=1000)] = 3
+    gap_min: Minutes = 5
 
 
 class DetectorPack(PackModel):
@@ -731,6 +774,8 @@ class DetectorPack(PackModel):
     detectors: Annotated[Many[DetectorRow], Field(max_length=500)]
     budgets: Budgets = Field(default_factory=Budgets)
     overrides: Overrides = Overrides()
+    canary: Canary = Canary()
+    incidents: Incidents = Incidents()
 
     @model_validator(mode="wrap")
     @classmethod
@@ -743,8 +788,6 @@ def _detector_links(raw: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
 
 
 # --- universe policy -------------------------------------------------------------------------
-
-Coin = Annotated[str, Field(min_length=1, max_length=64)]
 
 
 class EntryBand(PackModel):
@@ -800,7 +843,8 @@ class UniversePolicy(PackModel):
     """Which assets are members in a minute. Defaults are the plan's (7.2-7.6, 6.8).
 
     dead_quote : dollar volume over l1_min minutes, quote currency, below which a member that was
-    stale for t_stale_min minutes is dropped at once. sectors : coins by sector name.
+    stale for t_stale_min minutes is dropped at once. tier_streak_min : minutes in a row in another
+    decile before the liquidity tier changes. sectors : coins by sector name.
     """
 
     universe_policy_rev: Annotated[int, Field(ge=0, le=1_000_000)]
@@ -815,6 +859,7 @@ class UniversePolicy(PackModel):
     t_stale_min: Annotated[int, Field(ge=1, le=1440)] = 10
     dead_quote: NotNegative = 10_000.0
     churn_per_hour_max: Annotated[int, Field(ge=0, le=10_000)] = 5
+    tier_streak_min: Annotated[int, Field(ge=1, le=1440)] = 5
     min_assets_for_context: Annotated[int, Field(ge=1, le=1000)] = 5
     majors: Annotated[Many[Coin], Field(max_length=100)] = ("BTC", "ETH")
     sectors: Annotated[dict[Name, Many[Coin]], Field(max_length=100)] = Field(default_factory=dict)
@@ -841,6 +886,9 @@ def _universe_links(raw: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
         if limit < n_base if low else limit > n_base:
             side = "at least" if low else "at most"
             yield _detail((band, key), limit, "out of order", f"{side} n_base, {n_base}")
+    weights = raw.get("weights")
+    if isinstance(weights, dict) and weights.get("wv") == 0 and weights.get("wo") == 0:
+        yield _detail(("weights",), "wv 0, wo 0", "no order", "one of the two above 0")
     yield from _repeated("bootstrap_assets", rows_of(raw, "bootstrap_assets"), "uid")
     yield from _repeated("bootstrap_assets", rows_of(raw, "bootstrap_assets"), "coin")
     sector_of: dict[str, str] = {}

@@ -339,11 +339,11 @@ comment on column features_snapshot.is_spread_stress_m_15 is
 comment on column features_snapshot.is_spread_stress_h_1 is
   'trigger of shift.spread_stress_m_1 on a minute that is ok and liquid; null: z_spread_h_1 is [bool, pack v1.0]';
 comment on column features_snapshot.is_liq_cluster_m_5 is
-  'trigger of spike.liq_cluster_m_5 on a minute that is ok and liquid; null: liq_count_m_5 is [bool, pack v1.0]';
+  'trigger of spike.liq_cluster_m_5 on a minute that is ok and liquid; null: an input is [bool, pack v1.0]';
 comment on column features_snapshot.is_liq_cluster_m_15 is
-  'trigger of spike.liq_cluster_m_5 on a minute that is ok and liquid; null: liq_count_m_15 is [bool, pack v1.0]';
+  'trigger of spike.liq_cluster_m_5 on a minute that is ok and liquid; null: an input is [bool, pack v1.0]';
 comment on column features_snapshot.is_liq_cluster_h_1 is
-  'trigger of spike.liq_cluster_m_5 on a minute that is ok and liquid; null: liq_count_h_1 is [bool, pack v1.0]';
+  'trigger of spike.liq_cluster_m_5 on a minute that is ok and liquid; null: an input is [bool, pack v1.0]';
 comment on column features_snapshot.rs_score_m_15 is
   'w_ret * z_ret_abs_m_15 * sign(ret_m_15) + w_vol * z_vol_m_15 + w_oi * sign(oi_roc_m_15) * min(|z_oi_roc_m_15|, z_cap); null: never; NULL terms count 0 [score, pack v1.0]';
 comment on column features_snapshot.rs_score_h_1 is

@@ -25,7 +25,7 @@ def test_the_readme_shows_a_real_event() -> None:
     text = (ROOT / "README.md").read_text()
     shown = json.loads(text.split("```json")[1].split("```")[0])
     pinned = ROOT / "fixtures" / "golden" / "episodes" / "events-v0.2.ndjson"
-    assert shown == json.loads(pinned.read_text().splitlines()[0])
+    assert shown in [json.loads(line) for line in pinned.read_text().splitlines()]
 
 
 def test_the_tick_log_page_lists_every_reason() -> None:

@@ -1,9 +1,10 @@
 """What a demo came to: events against the script of its scenario, and the verdicts on its rows.
 
 Rules of this file: an episode that is meant to set off a detector of the pack must show an event of
-one of its detectors, on one of its assets, in its minutes, and likewise on the market; an episode
-that is meant to be held back (outage, empty book) must show no row that is called good, and no
-event. Everything is read from the files, as anybody else would read them.
+one of its detectors, on one of its assets, in its minutes, and likewise on the market, unless the
+market's frames could not know yet what the detector reads (a 15m baseline is warm after 50 hours);
+an episode that is meant to be held back (outage, empty book) must show no row that is called good,
+and no event. Everything is read from the files, as anybody else would read them.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ from dataflows.replay import product_path
 from fixtures.market import EpisodeTruth
 from operators.lattice import iso
 from operators.records import DQ_OK, MARKET_SYMBOL
-from packs.loader import Packs
+from packs.loader import Detector, Packs
 
-Result = Literal["found", "held back", "not in the pack", "MISSING"]
+Result = Literal["found", "held back", "not in the pack", "not warm yet", "MISSING"]
+# class and subtype, which name a detector in an event
+Named = tuple[str, str]
 
 
 class _RowLine(msgspec.Struct):
@@ -79,14 +82,17 @@ def report_of(directory: Path, truths: Iterable[EpisodeTruth], packs: Packs) -> 
     suppressed = [_suppressed(line) for line in _lines(directory, "suppressed")]
     report.verdicts = dict(Counter(row.dq_status or "none" for row in rows))
     report.suppressed = dict(Counter(each.reason for each in suppressed))
-    known = {d.detector_id for d in packs.detectors if d.enabled and d.mode == "live"}
+    known = {d.detector_id: d for d in packs.detectors if d.enabled and d.mode == "live"}
+    frames = [orjson.loads(line) for line in _lines(directory, "frames")]
     for truth in truths:
         ids = (*truth.detectors, *truth.market)
         judged: tuple[Result, str]
         if not ids:
             judged = _judge_quiet(truth, rows, report.events)
-        elif known.isdisjoint(ids):
+        elif known.keys().isdisjoint(ids):
             judged = "not in the pack", ", ".join(sorted(ids))
+        elif not truth.detectors and not _is_warm(truth, known, frames):
+            judged = "not warm yet", f"{', '.join(sorted(ids))} needs columns that are still NULL"
         else:
             judged = _judge_loud(truth, known, report.events, suppressed)
         report.episodes.append(_episode(truth, *judged))
@@ -115,9 +121,23 @@ def _episode(truth: EpisodeTruth, result: Result, detail: str) -> EpisodeReport:
     )
 
 
+def _is_warm(
+    truth: EpisodeTruth, known: Mapping[str, Detector], frames: Iterable[Mapping[str, Any]]
+) -> bool:
+    """Tell whether some frame of an episode has all that a market-wide detector of it reads."""
+    meant = [known[detector_id] for detector_id in truth.market if detector_id in known]
+    within = [f for f in frames if iso(truth.labels[0]) <= f["exchange_ts"] <= iso(truth.until_ms)]
+    return any(
+        frame["tf"] in detector.tfs and all(frame.get(name) is not None for name in needed)
+        for detector in meant
+        for needed in (detector.required,)
+        for frame in within
+    )
+
+
 def _judge_loud(
     truth: EpisodeTruth,
-    known: set[str],
+    known: Mapping[str, Detector],
     events: Iterable[Mapping[str, Any]],
     suppressed: Iterable[_SuppressedLine],
 ) -> tuple[Result, str]:
@@ -126,17 +146,19 @@ def _judge_loud(
     What is meant for assets must show on one of them, what is meant for the market on the market.
     """
     meant = ((truth.coins, truth.detectors), ((MARKET_SYMBOL,), truth.market))
-    groups = [(symbols, known.intersection(ids)) for symbols, ids in meant]
+    groups = [(symbols, [known[i] for i in ids if i in known]) for symbols, ids in meant]
     hits: list[Mapping[str, Any]] = []
     missing: list[str] = []
     for symbols, wanted in groups:
         if not wanted:
             continue
         found = [e for e in events if _within(truth, symbols, e["symbol"], e["exchange_ts"])]
-        found = [event for event in found if not wanted.isdisjoint(_detectors(event))]
+        names = {(detector.event_class, detector.subtype) for detector in wanted}
+        found = [event for event in found if not names.isdisjoint(_named(event))]
         hits += found
         if not found:
-            missing.append(_why_missing(truth, symbols, wanted, suppressed))
+            ids = {detector.detector_id for detector in wanted}
+            missing.append(_why_missing(truth, symbols, ids, suppressed))
     if missing:
         return "MISSING", "; ".join(missing)
     return "found", _shown_hits(hits)
@@ -161,15 +183,10 @@ def _why_missing(
     return f"none of {', '.join(sorted(wanted))} ({why})"
 
 
-def _detectors(event: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the ids of an event's detector and of those folded into it, which share its class.
-
-    A combination is published under the class spike, so its id is tried as well.
-    """
-    yield name_of(event)
-    for subtype in event.get("coalesced") or ():
-        yield f"{event['class']}.{subtype}"
-        yield f"combo.{subtype}"
+def _named(event: Mapping[str, Any]) -> Iterator[Named]:
+    """Yield the names of an event's detector and of those folded into it, which share its class."""
+    for subtype in (event["subtype"], *(event.get("coalesced") or ())):
+        yield event["class"], subtype
 
 
 def _shown_hits(hits: list[Mapping[str, Any]]) -> str:

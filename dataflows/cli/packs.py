@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
 
+from dataflows.catalogue import catalogue_page
 from dataflows.cli.failures import INPUT, NOT_IN_ORDER, USAGE, Problem
 from dataflows.cli.pack_files import DetectorsFile, FeaturesFile, UniverseFile
-from dataflows.cli.screen import AsJson, new_table, put, put_json, put_table, say
+from dataflows.cli.screen import AsJson, new_table, out, put, put_json, put_table, say
 from dataflows.registry import data_dictionary, migration
 from packs.loader import Detector, PackError, Packs, check_file, load_packs
 from packs.schema import TIMEFRAMES, FeaturePack, RegisteredColumn
@@ -85,6 +87,32 @@ def show(
     put(f"config hash      {shown['config_hash']}")
     for warning in packs.warnings:
         say(f"warning: {warning}", "yellow")
+    for note in packs.notes:
+        say(f"note: {note}")
+
+
+@app.command()
+def detectors(
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the page docs/detectors.md.")
+    ] = False,
+    features: FeaturesFile = None,
+    detectors: DetectorsFile = None,
+    universe: UniverseFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what every detector looks for, and how it is scored."""
+    packs = load_packs(features, detectors, universe)
+    if markdown and as_json:
+        raise Problem("--markdown is the whole page: no --json", USAGE)
+    if as_json:
+        put_json([_detector(detector) for detector in packs.detectors])
+        return
+    page = catalogue_page(packs).rstrip("\n")
+    if markdown:
+        put(page)
+    else:
+        out().print(Markdown(page))
 
 
 @app.command()
@@ -173,6 +201,7 @@ def _shown(packs: Packs) -> dict[str, Any]:
         "universe_policy_rev": packs.universe.universe_policy_rev,
         "config_hash": packs.config_hash,
         "warnings": list(packs.warnings),
+        "notes": list(packs.notes),
         "detectors": [_detector(detector) for detector in packs.detectors],
     }
 
@@ -185,6 +214,7 @@ def _detector(detector: Detector) -> dict[str, Any]:
         "mode": detector.mode,
         "enabled": detector.enabled,
         "trigger": detector.trigger.text,
+        "tier_triggers": {tier: each.text for tier, each in detector.tier_triggers.items()},
         "conditions": [condition.text for condition in detector.conditions],
         "primary": detector.primary.text,
         "secondary": None if detector.secondary is None else detector.secondary.text,
@@ -193,4 +223,5 @@ def _detector(detector: Detector) -> dict[str, Any]:
         "half_life_s": detector.half_life_s,
         "weights": {name: getattr(detector, name) for name in ("w1", "w2", "w3", "a", "b")},
         "inferred": detector.inferred,
+        "description": detector.description,
     }

@@ -55,7 +55,7 @@ def run(
 ) -> None:
     """Run a tick log, or minute bars, and write the products as text.
 
-    Writes rows.ndjson, frames.ndjson, events.ndjson and suppressed.ndjson in canonical bytes, and
+    Writes rows, frames, events, suppressed, audit and dlq (.ndjson) in canonical bytes, and
     prints a JSON summary with the count and the SHA-256 of each. The same source and packs always
     give the same bytes.
     """

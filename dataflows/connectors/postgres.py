@@ -58,6 +58,16 @@ FRAME_COLUMNS = {
     "time_to_next_funding_sec": "bigint",
     "dq_status": "text",
     "dq_reasons": "text[]",
+    "leader_z_vol": "double precision",
+    "leader_z_vol_before_1": "double precision",
+    "leader_z_vol_before_2": "double precision",
+    "followers_rs": "double precision",
+    "followers_rs_before_1": "double precision",
+    "followers_rs_before_2": "double precision",
+    "sector_leader": "text",
+    "sector_margin": "double precision",
+    "sector_former": "text",
+    "sector_former_rank": "bigint",
     "extras_json": "jsonb",
 }
 _LABEL = {"tf": "text", "exchange_ts": "timestamptz", "revision": "integer"}
@@ -80,7 +90,12 @@ _PROVENANCE_OPTIONAL = {
     "source_lag_ms": "bigint",
     "clock_skew_ms": "bigint",
 }
-_STORED_EVENT = {"replay_of": "boolean", "payload_bytes": "bytea", "payload": "jsonb"}
+_STORED_EVENT = {
+    "incident_id": "text",
+    "replay_of": "boolean",
+    "payload_bytes": "bytea",
+    "payload": "jsonb",
+}
 
 
 class WriteError(Exception):
@@ -207,7 +222,7 @@ def tables_of(columns: Mapping[str, str]) -> dict[str, Table]:
     minute = ("tf", "exchange_ts")
     rows = {**_ASSET, **_LABEL, **columns, "extras_json": "jsonb"}
     events = {**_EVENT, **_MEMBERSHIP, **_PROVENANCE, **_PROVENANCE_OPTIONAL, **_STORED_EVENT}
-    verdict = {"detector_id": "text", "reason": "text", "severity": "integer"}
+    verdict = {"detector_id": "text", "reason": "text", "severity": "integer", "state": "text"}
     tables = (
         Table("features_snapshot", rows, ("asset_uid", *minute)),
         Table("market_snapshot", {**_LABEL, **FRAME_COLUMNS}, minute),
@@ -256,6 +271,7 @@ def _suppression_record(suppressed: Suppression) -> Record:
         "detector_id": suppressed.detector_id,
         "reason": suppressed.reason,
         "severity": suppressed.severity,
+        "state": suppressed.state,
     }
 
 
@@ -268,6 +284,7 @@ def _event_record(payload: dict[str, Any], replay_of: bool) -> Record:
             **{name: membership[name] for name in _MEMBERSHIP},
             **{name: provenance[name] for name in _PROVENANCE},
             **{name: provenance.get(name) for name in _PROVENANCE_OPTIONAL},
+            "incident_id": payload.get("incident_id"),
             "replay_of": replay_of,
             "payload_bytes": event_json(payload),
             "payload": payload,

@@ -15,7 +15,14 @@ from typing import TypeVar
 
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
-from operators.publish import event_json, frame_json, row_json, suppression_json
+from operators.publish import (
+    audit_json,
+    dead_json,
+    event_json,
+    frame_json,
+    row_json,
+    suppression_json,
+)
 from operators.records import MarketPhase, Published
 
 Offsets = dict[str, int]
@@ -93,45 +100,70 @@ class OnePartitionSink(FixedPartitionedSink[_Item, _State]):
 
 
 class _RowsAndFrames(StatefulSinkPartition[MarketPhase, Offsets]):
-    def __init__(self, rows: NdjsonFile, frames: NdjsonFile) -> None:
+    def __init__(self, rows: NdjsonFile, frames: NdjsonFile, audit: NdjsonFile) -> None:
         self._rows = rows
         self._frames = frames
+        self._audit = audit
 
     def write_batch(self, values: list[MarketPhase]) -> None:
         self._rows.append(row_json(row) for phase in values for row in phase.rows)
         self._frames.append(frame_json(frame) for phase in values for frame in phase.frames)
+        self._audit.append(line for phase in values for line in audit_json(phase))
 
     def snapshot(self) -> Offsets:
-        return {"rows": self._rows.offset(), "frames": self._frames.offset()}
+        return {
+            "rows": self._rows.offset(),
+            "frames": self._frames.offset(),
+            "audit": self._audit.offset(),
+        }
 
     def close(self) -> None:
         self._rows.close()
         self._frames.close()
+        self._audit.close()
 
 
 class _Events(StatefulSinkPartition[Published, Offsets]):
-    def __init__(self, events: NdjsonFile, suppressed: NdjsonFile) -> None:
+    def __init__(self, events: NdjsonFile, suppressed: NdjsonFile, dead: NdjsonFile) -> None:
         self._events = events
         self._suppressed = suppressed
+        self._dead = dead
 
     def write_batch(self, values: list[Published]) -> None:
         self._events.append(event_json(event) for item in values for event in item.events)
         self._suppressed.append(suppression_json(s) for item in values for s in item.suppressed)
+        self._dead.append(dead_json(dead) for item in values for dead in item.dead)
 
     def snapshot(self) -> Offsets:
-        return {"events": self._events.offset(), "suppressed": self._suppressed.offset()}
+        return {
+            "events": self._events.offset(),
+            "suppressed": self._suppressed.offset(),
+            "dlq": self._dead.offset(),
+        }
 
     def close(self) -> None:
         self._events.close()
         self._suppressed.close()
+        self._dead.close()
 
 
 class RowsAndFramesSink(OnePartitionSink[MarketPhase, Offsets]):
-    """Appends rows and frames to two files; items are ("0", MarketPhase)."""
+    """Appends rows, frames and the audit of the coverage to a file each.
 
-    def __init__(self, rows_path: Path, frames_path: Path, *, append: bool) -> None:
+    Items are ("0", MarketPhase). audit_path : `audit.ndjson` beside the rows where it is not given.
+    """
+
+    def __init__(
+        self,
+        rows_path: Path,
+        frames_path: Path,
+        audit_path: Path | None = None,
+        *,
+        append: bool,
+    ) -> None:
         self._rows_path = rows_path
         self._frames_path = frames_path
+        self._audit_path = audit_path or rows_path.with_name("audit.ndjson")
         self._append = append
 
     def build_part(
@@ -141,15 +173,27 @@ class RowsAndFramesSink(OnePartitionSink[MarketPhase, Offsets]):
         return _RowsAndFrames(
             NdjsonFile(self._rows_path, at.get("rows"), append=self._append),
             NdjsonFile(self._frames_path, at.get("frames"), append=self._append),
+            NdjsonFile(self._audit_path, at.get("audit"), append=self._append),
         )
 
 
 class EventsSink(OnePartitionSink[Published, Offsets]):
-    """Appends events and suppressions to two files; items are ("0", Published)."""
+    """Appends events, suppressions and dead letters to a file each; items are ("0", Published).
 
-    def __init__(self, events_path: Path, suppressed_path: Path, *, append: bool) -> None:
+    dlq_path : of the dead letters; `dlq.ndjson` beside the events where it is not given.
+    """
+
+    def __init__(
+        self,
+        events_path: Path,
+        suppressed_path: Path,
+        dlq_path: Path | None = None,
+        *,
+        append: bool,
+    ) -> None:
         self._events_path = events_path
         self._suppressed_path = suppressed_path
+        self._dlq_path = dlq_path or events_path.with_name("dlq.ndjson")
         self._append = append
 
     def build_part(
@@ -159,4 +203,5 @@ class EventsSink(OnePartitionSink[Published, Offsets]):
         return _Events(
             NdjsonFile(self._events_path, at.get("events"), append=self._append),
             NdjsonFile(self._suppressed_path, at.get("suppressed"), append=self._append),
+            NdjsonFile(self._dlq_path, at.get("dlq"), append=self._append),
         )

@@ -66,6 +66,16 @@ FRAME: dict[str, Any] = {
     "time_to_next_funding_sec": 1800,
     "dq_status": "partial",
     "dq_reasons": ["few_assets"],
+    "leader_z_vol": 1.5,
+    "leader_z_vol_before_1": 2.5,
+    "leader_z_vol_before_2": None,
+    "followers_rs": 0.5,
+    "followers_rs_before_1": None,
+    "followers_rs_before_2": None,
+    "sector_leader": "meme",
+    "sector_margin": 0.25,
+    "sector_former": None,
+    "sector_former_rank": 3,
 }
 
 

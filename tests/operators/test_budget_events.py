@@ -37,14 +37,47 @@ from packs.loader import Packs, load_packs
 
 PACKS = load_packs()
 T = 1_756_891_800_000  # 2025-09-03T09:30:00Z
+MARKET_SYMBOL = "MARKET"
 PRODUCER = "alpha-detector@v1.0.0"
 CLASSES = ("spike", "shift", "quadrant", "divergence")
 
 
 def draft(uid: int, severity: int, event_class: str = "spike", tag: int = 0) -> Draft:
     """Return a scored event; `tag` tells events of an asset apart."""
-    payload = {"symbol": f"S{uid}", "tf": "1m", "severity": severity, "tag": tag}
+    symbol = MARKET_SYMBOL if uid == MARKET_UID else f"S{uid}"
+    payload = {
+        "v": "0.1",
+        "event_id": "0198c0de-0000-7000-8000-00000000f00d",
+        "emitted_at": "2025-09-03T09:30:01.500Z",
+        "exchange_ts": "2025-09-03T09:30:00Z",
+        "symbol": symbol,
+        "asset_uid": uid,
+        "tf": "1m",
+        "class": event_class,
+        "subtype": "x",
+        "severity": severity,
+        "debounce_key": f"{symbol}:{event_class}:1m",
+        "local_state": {"dq": {"status": "ok"}},
+        "market_frame": {"leader": "BTC"},
+        "membership": {"is_in_universe": True, "is_hot": False, "universe_rev": tag},
+        "provenance": {
+            "producer": PRODUCER,
+            "feature_pack": PACKS.feature_pack,
+            "detector_pack": PACKS.detector_pack,
+            "config_hash": PACKS.config_hash,
+            "git_commit": None,
+            "universe_policy_rev": 17,
+            "source_lag_ms": 1500,
+            "clock_skew_ms": None,
+        },
+    }
     return Draft(uid, f"{event_class}.x", event_class, severity, payload)
+
+
+def tag_of(payload: dict[str, Any]) -> int:
+    """Return what tells events of an asset apart."""
+    found: int = payload["membership"]["universe_rev"]
+    return found
 
 
 # --- the cap -------------------------------------------------------------------------------------
@@ -104,10 +137,10 @@ drafts_strategy = st.lists(
 def test_property_what_is_kept_is_the_best_that_fits(drafts: list[Draft], cap: int) -> None:
     """As many as fit, in order; a class is dropped only for lack of places; else severity."""
     found = keep_strongest(drafts, cap)
-    tags = [d.payload["tag"] for d in found]
+    tags = [tag_of(d.payload) for d in found]
     assert len(found) == min(cap, len(drafts))
     assert tags == sorted(tags)
-    dropped = [d for d in drafts if d.payload["tag"] not in tags]
+    dropped = [d for d in drafts if tag_of(d.payload) not in tags]
     present, there = {d.event_class for d in found}, {d.event_class for d in drafts}
     assert len(present) == min(len(there), cap)
     crowded = Counter(d.event_class for d in found)
@@ -116,7 +149,11 @@ def test_property_what_is_kept_is_the_best_that_fits(drafts: list[Draft], cap: i
             last_of_its_class = crowded[one.event_class] == 1
             assert one.severity >= out.severity or last_of_its_class
             if one.event_class == out.event_class:
-                ahead = (-one.severity, one.payload["tag"]) < (-out.severity, out.payload["tag"])
+                rank, other = (
+                    (-one.severity, tag_of(one.payload)),
+                    (-out.severity, tag_of(out.payload)),
+                )
+                ahead = rank < other
                 assert ahead or one.severity > out.severity
 
 
@@ -162,7 +199,7 @@ def test_a_phase_is_published_when_all_assets_and_the_market_have_answered() -> 
     assert budget.step(state, scored(1, draft(1, 60, tag=2), draft(1, 90, "shift", tag=3))) == []
     assert budget.step(state, scored(MARKET_UID, draft(-1, 70, "synchrony", tag=0))) == []
     (published,) = budget.step(state, scored(0, draft(0, 50, tag=1), refused=1))
-    assert [event["tag"] for event in published.events] == [0, 1, 2, 3]
+    assert [tag_of(event) for event in published.events] == [0, 1, 2, 3]
     assert published.suppressed == (suppression(0),)
     assert published.phase == Phase(T, False, 2, T + 1500)
 
@@ -200,7 +237,7 @@ def test_an_amended_row_over_the_cap_is_named_by_its_revision() -> None:
     published = settle(
         Budget(capped(0)),
         scored(MARKET_UID, n=1, final=True),
-        scored(0, draft(0, 60), n=1, final=True),
+        scored(0, msgspec.structs.replace(draft(0, 60), revision=1), n=1, final=True),
     )
     assert [(s.reason, s.revision) for s in published.suppressed] == [("budget_global", 1)]
 
@@ -284,6 +321,81 @@ def test_state_can_be_saved_in_the_middle_of_a_phase() -> None:
     (published,) = budget.step(state, scored(1, draft(1, 70)))
     assert [event["symbol"] for event in published.events] == ["S0", "S1"]
     assert published.suppressed == (suppression(0),)
+
+
+# --- incidents -----------------------------------------------------------------------------------
+
+
+def going(uid: int, way: int, event_class: str = "spike") -> Draft:
+    """Return an event of an asset whose price goes up (1), down (-1) or nowhere (0)."""
+    return msgspec.structs.replace(draft(uid, 70, event_class), direction=way)
+
+
+def incidents(
+    state: BudgetState, minute: int, *drafts: Draft, final: bool = False
+) -> list[str | None]:
+    """Return the incident of each event of a minute, MARKET first, then by asset."""
+    by_uid: dict[int, list[Draft]] = {uid: [] for uid in range(-1, 6)}
+    for one in drafts:
+        by_uid[one.asset_uid].append(one)
+    items = [scored(uid, *mine, n=6, minute=minute, final=final) for uid, mine in by_uid.items()]
+    published = settle(Budget(PACKS), *items, state=state)
+    assert len(published.events) == len(drafts)
+    return [event.get("incident_id") for event in published.events]
+
+
+UP_0930 = "2025-09-03T09:30:00Z:spike:up"
+BASKET_0930 = "2025-09-03T09:30:00Z:synchrony"
+# Events of one minute, their incidents
+CAUSES: list[tuple[list[Draft], list[str | None]]] = [
+    # three symbols of a class that go the same way have one cause, two have none
+    ([going(0, 1), going(1, 1), going(2, 1)], [UP_0930] * 3),
+    ([going(0, 1), going(1, 1)], [None] * 2),
+    ([going(0, 1), going(1, 1), going(2, -1)], [None] * 3),
+    ([going(0, 1), going(1, 1), going(2, 1, "shift")], [None] * 3),
+    ([going(0, 0), going(1, 0), going(2, 0)], [None] * 3),
+    # three events of two symbols are two symbols
+    ([going(0, 1), going(0, 1), going(1, 1)], [None] * 3),
+    # a basket shock claims the spikes, whatever their way, and nothing else
+    (
+        [going(MARKET_UID, 0, "synchrony"), going(0, 1), going(1, -1), going(2, 1, "shift")],
+        [BASKET_0930] * 3 + [None],
+    ),
+    ([going(MARKET_UID, 0, "rotation"), going(0, 1)], [None] * 2),
+]
+
+
+@pytest.mark.parametrize(("drafts", "expected"), CAUSES)
+def test_events_of_one_cause_share_an_incident(
+    drafts: list[Draft], expected: list[str | None]
+) -> None:
+    """The id says minute and cause; who stands alone has none."""
+    assert incidents(BudgetState(), 0, *drafts) == expected
+
+
+@pytest.mark.parametrize(("minute", "goes_on"), [(1, True), (5, True), (6, False)])
+def test_a_cause_that_comes_again_soon_is_the_same_incident(minute: int, goes_on: bool) -> None:
+    """Within five minutes, across a restart; what stands alone then is no part of it."""
+    state, three = BudgetState(), [going(uid, 1) for uid in range(3)]
+    incidents(state, 0, *three)
+    state = msgspec.msgpack.decode(msgspec.msgpack.encode(state), type=BudgetState)
+    assert incidents(state, minute, *three[:1]) == [None]
+    found = incidents(state, minute, *three, final=True)
+    assert found == [UP_0930 if goes_on else f"2025-09-03T09:3{minute}:00Z:spike:up"] * 3
+
+
+def test_an_incident_lasts_while_its_cause_comes_again() -> None:
+    """Every four minutes for long: the gap counts from the last time."""
+    state, three = BudgetState(), [going(uid, -1) for uid in range(3)]
+    found = {i for minute in range(0, 40, 4) for i in incidents(state, minute, *three)}
+    assert found == {"2025-09-03T09:30:00Z:spike:down"}
+
+
+def test_amendments_join_the_incident_of_their_minute() -> None:
+    """One late event is enough where the sealed rows had made it."""
+    state = BudgetState()
+    incidents(state, 0, *(going(uid, 1) for uid in range(3)))
+    assert incidents(state, 0, going(4, 1), going(5, -1), final=True) == [UP_0930, None]
 
 
 # --- the id --------------------------------------------------------------------------------------
@@ -445,8 +557,8 @@ def test_golden_payload() -> None:
     )
     assert found.pop("provenance") == {
         "producer": PRODUCER,
-        "feature_pack": "v1.0",
-        "detector_pack": "v0.2.0",
+        "feature_pack": PACKS.feature_pack,
+        "detector_pack": PACKS.detector_pack,
         "config_hash": PACKS.config_hash,
         "git_commit": None,
         "universe_policy_rev": 17,
@@ -496,6 +608,7 @@ def test_golden_payload() -> None:
             )
         },
         "membership": {"is_in_universe": True, "is_hot": True, "universe_rev": 3127},
+        "attachments": {"bar_refs": {"1m": ["SOL/1m/2025-09-03T09:30:00Z"]}},
     }
 
 

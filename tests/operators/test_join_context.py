@@ -20,6 +20,7 @@ from operators.join import PENDING_PHASES_MAX, Join
 from operators.lattice import HOUR_MS, MINUTE_MS
 from operators.records import (
     MARKET_UID,
+    Audit,
     Candidate,
     Change,
     Columns,
@@ -77,6 +78,8 @@ def asset(
         "book_staleness_ms": None,
         **more,
     }
+    if z_vol == 0.0 and any(found.detector_id == VOL for found in candidates):
+        columns["z_vol_m_1"] = 9.0  # its trigger holds on the row, in any liquidity tier
     return Asset(uid, symbol or SYMBOLS[uid], columns, candidates)
 
 
@@ -504,7 +507,8 @@ def test_a_phase_folds_one_frame_for_each_timeframe_in_it() -> None:
         *((0, tf) for tf in ("15m", "1h")),
         *((1, tf) for tf in ("1m", "15m", "1h")),
     ]
-    assert [len(item.rows) for item in back] == [0, 2, 3]
+    assert [len(item.rows) for item in back] == [3, 2, 3]
+    assert [row.tf for row in back[0].rows] == ["15m", "1h", "1m"]
     assert all({row.tf for row in item.rows} <= {f.tf for f in item.frames} for item in back)
 
 
@@ -536,7 +540,7 @@ def test_longer_rows_carry_the_membership_of_their_minute() -> None:
     phase, _ = closed(market, longer_rows("15m", 14, asset(0), asset(1, volume=9e9)))
     assert [row.columns["is_in_universe"] for row in phase.rows] == [True, False]
     assert phase.frames[0].columns["eligible_count"] == 1
-    assert phase.changes == ()
+    assert phase.audit == Audit()
 
 
 def test_longer_volume_is_not_counted_again() -> None:
@@ -548,13 +552,14 @@ def test_longer_volume_is_not_counted_again() -> None:
     assert frame["dominance_share"] == 0.5
 
 
-def test_shocks_are_those_of_the_frame_of_minutes() -> None:
-    """Two spikes in the last minute of a quarter are no shocks of the quarter."""
+def test_a_longer_frame_counts_the_shocks_of_its_last_minute() -> None:
+    """A shock is five seconds long; what a quarter's own candidates say is another matter."""
     market = Market()
     frame = market.frame(14, asset(0, candidate(VOL)), asset(1, candidate(VOL)))
     assert frame["shock_count_5s"] == 2
-    phase, _ = closed(market, longer_rows("15m", 14, asset(0), asset(1)))
-    assert phase.frames[0].columns["shock_count_5s"] == 0
+    quarter = longer_rows("15m", 14, asset(0), asset(1), asset(2, candidate(VOL)))
+    phase, _ = closed(market, quarter)
+    assert phase.frames[0].columns["shock_count_5s"] == 2
 
 
 def test_candidates_of_longer_rows_heat_nobody_and_are_no_shocks() -> None:
@@ -611,6 +616,38 @@ def test_a_shock_counts_only_where_somebody_listens() -> None:
     assert frame(candidate(VOL, 6.0))["shock_count_5s"] == 1
 
 
+@pytest.mark.parametrize("changes", [{"enabled": False}, {"mode": "shadow"}, {"mode": "canary"}])
+def test_a_detector_that_may_not_speak_shocks_and_heats_nobody(changes: dict[str, Any]) -> None:
+    """Its candidates are in the ledger only; what may speak still counts."""
+    detectors = tuple(
+        replace(d, **changes) if d.detector_id == VOL else d for d in ONE_MEMBER.detectors
+    )
+    market, _ = Market(replace(ONE_MEMBER, detectors=detectors)).phase(
+        0,
+        asset(0, candidate(VOL, 9.0), volume=2e6),
+        asset(1, candidate(VOL, 9.0)),
+        asset(2, candidate(PRICE_UP, 9.0)),
+    )
+    assert market.frames[0].columns["shock_count_5s"] == 1
+    assert [row.columns["is_hot"] for row in market.rows] == [False, False, True]
+
+
+def test_every_asset_is_told_its_liquidity_tier() -> None:
+    """First and last decile by dollar volume; MARKET is in none, so it is mid."""
+    _, joined = Market().phase(0, *(asset(uid, volume=1e6 + uid) for uid in range(12)))
+    tiers = {uid: item.tier for uid, item in joined.items()}
+    assert tiers == {0: "tail", 11: "top"} | dict.fromkeys((MARKET_UID, *range(1, 11)), "mid")
+
+
+def test_a_shock_reaches_the_threshold_of_its_tier() -> None:
+    """Appendix D.7: 3.5 is a spike for most, not in the tail; the scorer would suppress it."""
+    crowd = [asset(uid, volume=1e6 + uid) for uid in range(12)]
+    crowd[0] = asset(0, candidate(VOL, 3.5), volume=1e6, z_vol=3.5)
+    assert frame_of(*crowd)["shock_count_5s"] == 0
+    crowd[5] = asset(5, candidate(VOL, 3.5), volume=1e6 + 5, z_vol=3.5)
+    assert frame_of(*crowd)["shock_count_5s"] == 1
+
+
 def test_rows_without_candidates_are_counted_by_their_flags() -> None:
     """Stored rows enter here; then the count is an approximation and says so."""
     market = Market()
@@ -627,7 +664,7 @@ def test_rows_without_candidates_are_counted_by_their_flags() -> None:
 
 
 def test_every_asset_gets_its_row_back_with_its_membership() -> None:
-    """And the frame, and its own candidates; MARKET gets the frame alone."""
+    """And the frame, and its own candidates; MARKET gets the frame as a row of its own."""
     market, joined = Market(ONE_MEMBER).phase(
         0, asset(1, candidate(SPREAD)), asset(0, volume=2e6), asset(2, candidate(VOL, 6.0))
     )
@@ -643,7 +680,10 @@ def test_every_asset_gets_its_row_back_with_its_membership() -> None:
         ((candidate(SPREAD),),),
         ((candidate(VOL, 6.0),),),
     ]
-    assert (joined[MARKET_UID].rows, joined[MARKET_UID].candidates) == ((), ())
+    (own,) = joined[MARKET_UID].rows
+    assert (own.asset_uid, own.symbol, own.exchange_ts_ms) == (MARKET_UID, "MARKET", T0)
+    assert own.columns.items() >= market.frames[0].columns.items()
+    assert joined[MARKET_UID].candidates == ((),)
     for uid in range(3):
         assert joined[uid].rows == (market.rows[uid],)
     assert all(item.frames == market.frames for item in joined.values())
@@ -734,7 +774,7 @@ def test_an_amendment_folds_the_frame_again() -> None:
     assert after.columns == fresh
     assert [row.asset_uid for row in final.rows] == [1]
     assert {uid: len(item.rows) for uid, item in joined.items()} == {
-        MARKET_UID: 0,
+        MARKET_UID: 1,
         0: 0,
         1: 1,
         2: 0,
@@ -773,7 +813,7 @@ def test_an_amendment_moves_no_membership() -> None:
         1,
     )
     assert final.frames[0].columns["universe_size"] == 1
-    assert final.changes == ()
+    assert final.audit == Audit()
 
 
 @pytest.mark.parametrize(("first", "then", "shocks"), [((), (VOL,), 1), ((VOL,), (), 0)])
@@ -804,7 +844,7 @@ def test_membership_follows_an_hour_of_dollars() -> None:
     changes: list[Change] = []
     for k in range(6):
         phase, _ = market.phase(k, asset(0, volume=0.0 if k else 90.0), asset(1, volume=10.0))
-        changes += phase.changes
+        changes += [] if phase.audit.change is None else [phase.audit.change]
         members.append([r.symbol for r in phase.rows if r.columns["is_in_universe"]])
     assert members == [["BTC"]] * 3 + [["ETH"]] * 3
     assert [(c.revision, c.added, c.removed) for c in changes] == [

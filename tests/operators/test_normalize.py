@@ -628,7 +628,7 @@ def test_z_is_null_until_the_200th_accepted_sample() -> None:
         assert [rows[k][name] is None for k in (202, 203)] == [True, False]
     assert all(row["z_vol_m_1"] is row["q_vol_m_1"] is None for row in rows[:199])
     assert [rows[k]["q_confidence"] for k in (198, 199)] == ["none", "low"]
-    assert [rows[k]["warmup"] for k in (198, 199, 200, 201)] == [True, True, False, False]
+    assert [rows[k]["warmup"] for k in (198, 203, 204, 205)] == [True, True, False, False]
 
 
 def test_only_accepted_samples_end_the_warm_up() -> None:
@@ -641,12 +641,20 @@ def test_only_accepted_samples_end_the_warm_up() -> None:
 
 
 def test_warmup_counts_only_feeds_that_are_there() -> None:
-    """Without quotes there is no spread and no mid to wait for."""
-    rows = [row.columns for row in run(bar(k, without=["quotes"]) for k in range(201))]
-    assert [rows[k]["warmup"] for k in (198, 199)] == [True, False]
-    assert rows[200]["z_spread_m_1"] is None
+    """Without quotes there is no spread and no mid to wait for; the rate of change of open
+    interest has its first sample at the sixth bar."""
+    rows = [row.columns for row in run(bar(k, without=["quotes"]) for k in range(206))]
+    assert [rows[k]["warmup"] for k in (203, 204)] == [True, False]
+    assert rows[205]["z_spread_m_1"] is None
+    assert rows[205]["z_ret_abs_m_1"] is None
     fed_but_null = [row.columns for row in run(bar(k, spread=None) for k in range(220))]
     assert fed_but_null[219]["warmup"] is True
+
+
+def looked_at(detector: Detector) -> set[str]:
+    """Return the columns that a detector reads or publishes as its inputs."""
+    support = detector.secondary.names if detector.secondary is not None else ()
+    return {*detector.required, *detector.inputs, *support}
 
 
 @pytest.mark.parametrize(
@@ -658,10 +666,10 @@ def test_warmup_counts_only_features_that_an_enabled_detector_reads(
 ) -> None:
     """A book that is never two-sided matters as long as somebody looks at the spread."""
     detectors = tuple(
-        replace(d, **changes) if "z_spread_m_1" in d.required else d for d in PACKS.detectors
+        replace(d, **changes) if "z_spread_m_1" in looked_at(d) else d for d in PACKS.detectors
     )
     step = Normalize(replace(PACKS, detectors=detectors))
-    rows = run([bar(k, spread=None) for k in range(203)], step=step)
+    rows = run([bar(k, spread=None) for k in range(206)], step=step)
     assert rows[-1].columns["warmup"] is waits
 
 

@@ -3,7 +3,15 @@
 import orjson
 import pytest
 
-from operators.publish import canonical, event_json, frame_json, row_json, suppression_json
+from operators.contract import DeadLetter
+from operators.publish import (
+    canonical,
+    dead_json,
+    event_json,
+    frame_json,
+    row_json,
+    suppression_json,
+)
 from operators.records import Frame, Row, Suppression
 
 T_MS = 1_756_891_800_000
@@ -70,6 +78,15 @@ def test_suppression_says_why() -> None:
     assert parsed["severity"] == 61
     assert parsed["exchange_ts"] == "2025-09-03T09:30:00Z"
     assert len(parsed) == len(Suppression.__struct_fields__)
+
+
+def test_a_dead_letter_is_canonical_though_its_payload_is_not() -> None:
+    """What the event was is text inside, so it may hold what JSON has no form for."""
+    dead = DeadLetter("x", 5, None, "severity: expected", 17, '{"severity": NaN}')
+    assert dead_json(dead) == (
+        b'{"asset_uid":5,"event_id":"x","exchange_ts":null,"payload":"{\\"severity\\": NaN}",'
+        b'"reason":"severity: expected","size_bytes":17}'
+    )
 
 
 def test_event_text_is_independent_of_key_order() -> None:

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
-import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from operators.lattice import MINUTE_MS
-from operators.records import Change
+from operators.lattice import HOUR_MS, MINUTE_MS
+from operators.records import Change, HotMove
 from operators.universe import (
     UniverseState,
     composite_ranks,
     cool,
     heat,
     membership,
+    newly_deferred,
     ranks,
     size,
     step_membership,
+    without_interest,
 )
 from packs.loader import load_packs
 from packs.schema import EntryBand, ExitBand, UniversePolicy
@@ -46,6 +44,11 @@ def policy(**changes: Any) -> UniversePolicy:
 FREE = policy(freeze_min=0, min_dwell_min=0)
 
 
+def at(minute: float) -> int:
+    """Return the label of a minute."""
+    return T0 + round(minute * MINUTE_MS)
+
+
 class Universe:
     """A universe that is told the order of the assets minute by minute."""
 
@@ -54,14 +57,13 @@ class Universe:
         self.state = UniverseState()
         self.minute = -1
 
-    def step(self, order: str, minutes: int = 1) -> Change | None:
+    def step(self, order: str, minutes: int = 1, *, died: str = "") -> Change | None:
         """Pass minutes in which the assets, a letter each, rank in this order; last change."""
-        change = None
+        change, dead = None, frozenset(map(ord, died))
         for _ in range(minutes):
             self.minute += 1
             rank_of = {ord(letter): rank for rank, letter in enumerate(order, start=1)}
-            label = T0 + self.minute * MINUTE_MS
-            change = step_membership(self.state, label, rank_of, self.rules)
+            change = step_membership(self.state, at(self.minute), rank_of, self.rules, dead)
         return change
 
     @property
@@ -117,11 +119,52 @@ def test_an_asset_without_open_interest_is_ranked_by_volume_alone() -> None:
     assert composite_ranks(volumes, dict.fromkeys(volumes), SHIPPED) == ranks(volumes)
 
 
+def test_equal_scores_are_ties_whatever_doubles_make_of_them() -> None:
+    """Ranks 10 and 3 weigh 7.9, and so do 7 and 10: the lower id is ahead.
+
+    As doubles 0.7 * 7 + 0.3 * 10 is less than 0.7 * 10 + 0.3 * 3.
+    """
+    assert 0.7 * 7 + 0.3 * 10 < 0.7 * 10 + 0.3 * 3
+    by_volume = [2, 3, 4, 5, 6, 7, 11, 8, 9, 1, 12]  # the asset at each place
+    by_interest = [2, 3, 1, 4, 5, 6, 7, 8, 9, 11, 12]
+    volumes = {uid: 100.0 - place for place, uid in enumerate(by_volume)}
+    interests: dict[int, float | None] = {
+        uid: 100.0 - place for place, uid in enumerate(by_interest)
+    }
+    found = composite_ranks(volumes, interests, SHIPPED)
+    assert (by_volume.index(1), by_interest.index(1)) == (9, 2)
+    assert (by_volume.index(11), by_interest.index(11)) == (6, 9)
+    assert found[11] == found[1] + 1
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_few_assets_with_open_interest_are_favoured_within_bounds(share: float) -> None:
+    """The only one of 500 with open interest passes those up to wo times its volume rank ahead."""
+    weights = SHIPPED.weights.model_copy(update={"wv": 1.0 - share, "wo": share})
+    volumes = {uid: 1000.0 - uid for uid in range(500)}  # uid is its volume rank less 1
+    for uid, rank in ((0, 1), (31, 23), (499, 351)):
+        found = composite_ranks(volumes, {uid: 1.0}, policy(weights=weights))
+        assert found[uid] == {0.0: uid + 1, 0.3: rank, 1.0: 1 if uid == 0 else 2}[share], uid
+
+
+def test_of_three_assets_open_interest_alone_passes_nobody() -> None:
+    """Wherever the one that has it stands."""
+    volumes = {1: 3.0, 2: 2.0, 3: 1.0}
+    for uid in volumes:
+        assert composite_ranks(volumes, {uid: 1.0}, SHIPPED) == {1: 1, 2: 2, 3: 3}
+
+
+def test_who_has_no_open_interest_is_named() -> None:
+    """Ascending, for the audit; zero is an open interest."""
+    assert without_interest({9: None, 2: 1.0, 4: 0.0, 3: None}) == (3, 9)
+    assert without_interest({}) == ()
+
+
 @given(
     st.dictionaries(
-        st.integers(0, 30),
+        st.integers(0, 60),
         st.tuples(st.integers(0, 5), st.none() | st.integers(0, 5)),
-        max_size=12,
+        max_size=30,
     )
 )
 def test_oracle_composite_ranks(market: dict[int, tuple[int, int | None]]) -> None:
@@ -146,7 +189,7 @@ def test_oracle_composite_ranks(market: dict[int, tuple[int, int | None]]) -> No
     assert sorted(found.values()) == list(range(1, len(market) + 1))
     for ahead in market:
         for uid in market:
-            if scores[ahead] < scores[uid]:  # equal scores may differ by rounding
+            if (scores[ahead], ahead) < (scores[uid], uid):
                 assert found[ahead] < found[uid]
 
 
@@ -287,16 +330,11 @@ def test_a_delisted_asset_leaves_at_once() -> None:
 
 def test_a_dead_asset_leaves_at_once_and_stays_out() -> None:
     """In spite of freeze and dwell; as long as it is dead it is not let in again (plan 7.6)."""
-    universe, dead = Universe(policy()), frozenset({65})
+    universe = Universe(policy())
     universe.step("ABC")
-    rank_of = {65: 1, 66: 2, 67: 3}
-    changes = [
-        step_membership(universe.state, T0 + k * MINUTE_MS, rank_of, universe.rules, dead)
-        for k in range(1, 12)
-    ]
+    changes = [universe.step("ABC", died="A") for _ in range(11)]
     assert changes[0] == Change(2, T0 + MINUTE_MS, (), (65,), {"65": "hard_exit"})
     assert changes[1:] == [None] * 10
-    universe.minute = 11
     assert universe.step("ABC", 2) is None
     assert moved(universe.step("ABC")) == ("A", "")
 
@@ -320,20 +358,273 @@ def test_a_delisting_brings_nobody_in_during_the_freeze() -> None:
     assert moved(universe.step("CA")) == ("C", "")
 
 
+def test_a_change_that_nobody_chose_freezes_as_any_other() -> None:
+    """C has waited for the fill's freeze; the delisting of B one minute before it ends is another.
+
+    minute   0     1 2 3 4     5 6 7 8     9
+             fill  ~ ~ ~ -B    ~ ~ ~ ~     +C
+    """
+    universe = Universe(policy(min_dwell_min=0))
+    universe.step("ABC")
+    universe.step("CAB", 3)
+    assert moved(universe.step("CA")) == ("", "B")
+    assert universe.step("CA", 4) is None
+    assert moved(universe.step("CA")) == ("C", "")
+
+
+def test_dead_assets_do_not_fill_the_first_universe() -> None:
+    """Nor does a universe that nobody can fill have a revision."""
+    universe = Universe(FREE)
+    assert universe.step("AB", died="AB") is None
+    assert universe.state.revision == 0
+    assert moved(universe.step("ABC", died="A")) == ("B", "")
+
+
+@pytest.mark.parametrize("n_entry", [3, 22])
+def test_with_few_assets_all_are_members(n_entry: int) -> None:
+    """As many as the entry band has places, or fewer: whatever their order nobody leaves it.
+
+    A new one is in after k_entry minutes, one that was dead after k_entry minutes of life.
+    """
+    universe = Universe(
+        policy(
+            n_base=n_entry + 3,
+            entry_band=EntryBand(n_entry=n_entry, k_entry=3),
+            exit_band=ExitBand(n_exit=n_entry + 8, k_exit=5),
+            freeze_min=0,
+            min_dwell_min=0,
+        )
+    )
+    assert moved(universe.step("AB")) == ("AB", "")
+    for order in ("BAC", "CBA"):
+        assert universe.step(order) is None
+    assert moved(universe.step("CAB")) == ("C", "")
+    assert universe.step("BCA", 20) is None
+    assert moved(universe.step("ABC", died="A")) == ("", "A")
+    assert universe.step("ABC", 2) is None
+    assert moved(universe.step("ABC")) == ("A", "")
+    assert universe.step("CAB", 20) is None
+
+
+def test_an_entry_above_the_base_size_pushes_nobody_out() -> None:
+    """Size is what the bands make of it: from n_base to n_exit, and back when somebody falls out.
+
+    Exit is beyond rank 3; n_base is 2.
+    """
+    universe = Universe(FREE)
+    universe.step("ABCD")
+    universe.step("CABD", 3)
+    assert (universe.members, size(universe.state)) == ("ABC", 3)
+    assert universe.step("CABD", 30) is None
+    universe.step("CADB", 5)
+    assert universe.members == "AC"
+
+
+def test_only_members_and_those_who_may_enter_are_remembered() -> None:
+    """However many assets have come and gone."""
+    universe = Universe(FREE)
+    for k in range(0, 300, 3):
+        universe.step("AB" + "".join(chr(1000 + k + i) for i in range(3)))
+    assert universe.state.members.keys() == {65, 66}
+    assert list(universe.state.members) == [65, 66]
+    universe.step(chr(2000) + "AB")
+    assert universe.state.members.keys() == {65, 66, 2000}
+
+
+# --- the cap of an hour --------------------------------------------------------------------------
+
+
+def capped(cap: int, **changes: Any) -> Universe:
+    """Return a universe of six ranks, bands of 3 and 3, streaks of one minute and no delays."""
+    rules: dict[str, Any] = {
+        "n_base": 3,
+        "entry_band": EntryBand(n_entry=3, k_entry=1),
+        "exit_band": ExitBand(n_exit=3, k_exit=1),
+        "freeze_min": 0,
+        "min_dwell_min": 0,
+        "churn_per_hour_max": cap,
+    }
+    universe = Universe(policy(**{**rules, **changes}))
+    universe.step("ABCDEF")
+    assert universe.members == "ABC"
+    return universe
+
+
+def waiting(universe: Universe) -> str:
+    """Return the letters of those that the cap keeps waiting."""
+    return "".join(map(chr, universe.state.deferred))
+
+
+def test_labels_begin_on_the_hour() -> None:
+    """What the tables below count from."""
+    assert T0 % HOUR_MS == 0
+
+
+def test_a_full_hour_puts_moves_off_to_the_next() -> None:
+    """Three changes an hour: the fill is none, F and C use two; of the next two one has to wait.
+
+    minute   0    1       2       3..59   60
+            fill  +F -C   -B  E~  E~      +E
+    """
+    universe = capped(3)
+    assert moved(universe.step("ABFDEC")) == ("F", "C")
+    assert moved(universe.step("AFEDBC")) == ("", "B")
+    assert newly_deferred(universe.state, at(2)) == (ord("E"),)
+    for _ in range(3, 60):
+        assert universe.step("AFEDBC") is None
+        assert (waiting(universe), newly_deferred(universe.state, at(universe.minute))) == ("E", ())
+    assert moved(universe.step("AFEDBC")) == ("E", "")
+    assert universe.minute == 60
+    assert (waiting(universe), universe.state.deferrals) == ("", 1)
+
+
+def test_a_universe_that_was_never_full_fills_without_a_cap() -> None:
+    """A run that knew two assets at first takes the others when it hears of them.
+
+    minute   0     1          2
+            +A+B  +C (full)  F waits
+    """
+    universe = Universe(
+        policy(
+            n_base=3,
+            entry_band=EntryBand(n_entry=3, k_entry=1),
+            exit_band=ExitBand(n_exit=3, k_exit=1),
+            freeze_min=0,
+            min_dwell_min=0,
+            churn_per_hour_max=0,
+        )
+    )
+    universe.step("AB")
+    assert moved(universe.step("ABC")) == ("C", "")
+    assert universe.step("ABFC") is None
+    assert (universe.members, waiting(universe)) == ("ABC", "CF")
+
+
+def test_ordinary_exits_wait_as_well() -> None:
+    """More changes than the cap are more changes than the cap; nobody is left out meanwhile."""
+    universe = capped(2)
+    assert moved(universe.step("ABFDEC")) == ("F", "C")
+    assert universe.step("EFABDC", 58) is None
+    assert waiting(universe) == "BE"
+    assert (universe.members, universe.minute) == ("ABF", 59)
+    assert moved(universe.step("EFABDC")) == ("E", "B")
+    assert universe.state.deferrals == 2
+
+
+def test_who_waits_must_still_qualify() -> None:
+    """The streak that breaks ends the waiting; a new one is a new deferral.
+
+    minute   1  2  3   4   5   6  7
+    C ranks  4  4  4   3   4   4  4      out after 1 minute beyond rank 3
+    D ranks  3  3  3   4   3   3  3      in after 3 minutes within it
+    waits    C  C  CD  -   C   C  CD
+    """
+    universe = capped(0, entry_band=EntryBand(n_entry=3, k_entry=3))
+    universe.step("ABDCEF", 3)
+    assert waiting(universe) == "CD"
+    universe.step("ABCDEF")
+    assert waiting(universe) == ""
+    universe.step("ABDCEF")
+    assert waiting(universe) == "C"
+    universe.step("ABDCEF", 2)
+    assert (waiting(universe), universe.members) == ("CD", "ABC")
+    assert universe.state.deferrals == 4
+
+
+def test_exits_go_first_and_the_most_urgent_before_others() -> None:
+    """Of three that leave and three that enter, the worst two leave; then the best enters last."""
+    universe = capped(2)
+    assert moved(universe.step("FEDCBA")) == ("", "AB")
+    assert waiting(universe) == "CDEF"
+    universe.step("FEDCBA", 58)
+    assert moved(universe.step("FEDCBA")) == ("F", "C")
+    universe.step("FEDCBA", 59)
+    assert moved(universe.step("FEDCBA")) == ("DE", "")
+    assert universe.minute == 120
+
+
+def test_without_a_cap_all_move_at_once() -> None:
+    """The same minute under a cap that is just large enough."""
+    universe = capped(6)
+    assert moved(universe.step("FEDCBA")) == ("DEF", "ABC")
+    assert universe.state.deferrals == 0
+
+
+def test_what_cannot_wait_counts_but_does_not_wait() -> None:
+    """Delistings and hard exits fill an hour for the others, and happen in a full one.
+
+    minute   1            2        60       61              62
+            -A -C D~ E~   -B D~    +D +F    -D (dead) E~    D~ E~
+    """
+    universe = capped(2)
+    change = universe.step("DBEFC", died="C")
+    assert change is not None
+    assert change.reasons == {"65": "delisted", "67": "hard_exit"}
+    assert waiting(universe) == "DE"
+    assert moved(universe.step("DFEC")) == ("", "B")
+    universe.step("DFEC", 57)
+    assert (universe.members, universe.minute) == ("", 59)
+    assert moved(universe.step("DFEC")) == ("DF", "")
+    change = universe.step("DEF", died="D")
+    assert change is not None
+    assert change.reasons == {"68": "hard_exit"}
+    assert universe.step("EFD") is None
+    assert waiting(universe) == "DE"
+
+
+def test_a_forced_exit_takes_its_place_in_the_same_minute() -> None:
+    """One change an hour: B's delisting is that one, and nobody enters for it."""
+    universe = capped(1)
+    assert moved(universe.step("ACD")) == ("", "B")
+    assert waiting(universe) == "D"
+
+
+def test_freeze_and_cap_hold_each_for_itself() -> None:
+    """Minute 60 has a fresh hour, but the delisting of minute 59 freezes until 63.
+
+    minute    0     58     59   60 61 62   63
+            fill   -B +E   -C    ~  ~  ~   +D
+    """
+    universe = capped(2, freeze_min=4, min_dwell_min=0)
+    universe.step("ABCDEF", 57)
+    assert moved(universe.step("ACEBDF")) == ("E", "B")
+    assert moved(universe.step("AEDBF")) == ("", "C")
+    assert waiting(universe) == ""
+    assert universe.step("AEDBF", 3) is None
+    assert moved(universe.step("AEDBF")) == ("D", "")
+    assert universe.minute == 63
+
+
+def test_a_freeze_alone_puts_nothing_off() -> None:
+    """Deferrals are what the cap did: D waits for the freeze and then for the hour."""
+    universe = capped(0, freeze_min=3)
+    assert universe.step("ABDC", 2) is None
+    assert (waiting(universe), universe.state.deferrals) == ("", 0)
+    assert universe.step("ABDC") is None
+    assert (waiting(universe), universe.state.deferrals) == ("CD", 2)
+
+
+def test_who_waits_goes_on_waiting_through_a_freeze() -> None:
+    """Counted once, though a delisting freezes membership meanwhile."""
+    universe = capped(0, freeze_min=3)
+    universe.step("ABDC", 3)
+    assert waiting(universe) == "CD"
+    assert moved(universe.step("ADEC")) == ("", "B")
+    assert waiting(universe) == "CDE"
+    universe.step("ADFCE", 2)
+    assert (waiting(universe), universe.state.deferrals) == ("CD", 3)
+    universe.step("ADFCE")
+    assert (waiting(universe), universe.state.deferrals) == ("CDF", 4)
+
+
 # --- the hotlist ---------------------------------------------------------------------------------
 
 
 def warm(
     state: UniverseState, label_ms: int, found: dict[int, tuple[int, str]], given: UniversePolicy
-) -> None:
-    """Move the hotlist on by one minute."""
-    cool(state, label_ms)
-    heat(state, label_ms, found, given)
-
-
-def at(minute: float) -> int:
-    """Return the label of a minute."""
-    return T0 + round(minute * MINUTE_MS)
+) -> list[HotMove]:
+    """Move the hotlist on by one minute; return what changed."""
+    return [*cool(state, label_ms), *heat(state, label_ms, found, given)]
 
 
 @pytest.mark.parametrize(("severity", "minutes"), [(70, 36), (80, 39), (90, 42), (100, 45)])
@@ -357,7 +648,7 @@ def test_heat_needs_severity_or_a_listed_subtype() -> None:
 
 
 def test_heat_is_prolonged_and_never_shortened() -> None:
-    """Start and the later end stay, the reason is the latest.
+    """Start and the later end stay, and the reason is that of the end.
 
     minute    0 ---- 90: 42 min ------------ 42
                 10 ---- 70: 36 min ------------- 46
@@ -369,7 +660,7 @@ def test_heat_is_prolonged_and_never_shortened() -> None:
     warm(state, at(12), {5: (0, "basis_jolt_m_5")}, SHIPPED)
     assert state.hot[5].started_ms == at(0)
     assert state.hot[5].expires_ms == at(46)
-    assert state.hot[5].reason == "basis_jolt_m_5"
+    assert state.hot[5].reason == "price_spike_up_m_1"
 
 
 def test_heat_that_ended_starts_anew() -> None:
@@ -390,111 +681,42 @@ def test_heat_is_no_membership() -> None:
     assert size(universe.state) == 2
 
 
-# --- over time -----------------------------------------------------------------------------------
+def test_the_audit_of_the_hotlist_says_what_changed_and_why() -> None:
+    """Added, prolonged, ended; what changes nothing is not in it, and there is no revision.
+
+    minute    0 ---- 70: 36 min --------- 36
+                5 -- 70: 36 min ------------ 41
+                6 - listed, 0: 15 min - 21
+    """
+    state = UniverseState()
+    found = {7: (70, "vol_spike_m_1"), 3: (100, "price_spike_up_m_1"), 5: (69, "vol_spike_m_1")}
+    assert warm(state, at(0), found, SHIPPED) == [
+        HotMove(at(0), 3, "added", "price_spike_up_m_1", at(0), at(45)),
+        HotMove(at(0), 7, "added", "vol_spike_m_1", at(0), at(36)),
+    ]
+    assert warm(state, at(1), {}, SHIPPED) == []
+    assert warm(state, at(5), {7: (70, "oi_spike_up_m_5")}, SHIPPED) == [
+        HotMove(at(5), 7, "prolonged", "oi_spike_up_m_5", at(0), at(41))
+    ]
+    assert warm(state, at(6), {7: (0, "basis_jolt_m_5")}, SHIPPED) == []
+    assert warm(state, at(41), {7: (70, "vol_spike_m_1")}, SHIPPED) == [
+        HotMove(at(41), 7, "expired", "oi_spike_up_m_5", at(0), at(41)),
+        HotMove(at(41), 7, "added", "vol_spike_m_1", at(41), at(77)),
+    ]
+    assert warm(state, at(80), {}, SHIPPED) == [
+        HotMove(at(80), 3, "expired", "price_spike_up_m_1", at(0), at(45)),
+        HotMove(at(80), 7, "expired", "vol_spike_m_1", at(41), at(77)),
+    ]
+    assert (state.hot, state.revision) == ({}, 0)
 
 
-class Churn(RuleBasedStateMachine):
-    """Any ranking in any minute, assets that come and go, rules of any strictness."""
-
-    LETTERS = "ABCDEFGH"
-
-    @initialize(
-        freeze=st.integers(0, 4),
-        dwell=st.integers(0, 8),
-        k_entry=st.integers(1, 3),
-        k_exit=st.integers(1, 3),
+def test_no_time_to_live_is_no_heat() -> None:
+    """A policy of 0 minutes and 0.29 for every point: 0 is not hot, 100 is for 29 minutes."""
+    hotlist = SHIPPED.hotlist.model_copy(
+        update={"ttl_base_min": 0, "ttl_k_min_per_point": 0.29, "subtypes": ("x",)}
     )
-    def start(self, freeze: int, dwell: int, k_entry: int, k_exit: int) -> None:
-        """Begin with an empty universe."""
-        self.universe = Universe(
-            policy(
-                n_base=3,
-                entry_band=EntryBand(n_entry=2, k_entry=k_entry),
-                exit_band=ExitBand(n_exit=4, k_exit=k_exit),
-                freeze_min=freeze,
-                min_dwell_min=dwell,
-            )
-        )
-        self.orders: list[str] = []
-        self.since: dict[str, int] = {}
-        self.changed = -100
-        self.revision = 0
-
-    @rule(rng=st.randoms(use_true_random=False), listed=st.integers(0, 8))
-    def shuffle(self, rng: random.Random, listed: int) -> None:
-        """A minute in which everything may be different."""
-        letters = list(self.LETTERS)
-        rng.shuffle(letters)
-        self._pass("".join(letters[: max(listed, 5)]))
-
-    @rule(minutes=st.integers(1, 4))
-    def hold(self, minutes: int) -> None:
-        """Minutes in which the order stays as it was, so that streaks can end."""
-        for _ in range(minutes):
-            self._pass(self.orders[-1] if self.orders else "ABCDE")
-
-    def _pass(self, order: str) -> None:
-        rules, universe = self.universe.rules, self.universe
-        before = set(universe.members)
-        self.orders.append(order)
-        change = universe.step(order)
-        minute, members = universe.minute, set(universe.members)
-        if change is None:
-            assert members == before
-            return
-        self.revision += 1
-        assert change.revision == self.revision
-        assert change.exchange_ts_ms == T0 + minute * MINUTE_MS
-        added, removed = (set(map(chr, uids)) for uids in (change.added, change.removed))
-        assert members == (before | added) - removed
-        assert added.isdisjoint(before)
-        assert removed <= before
-        assert set(change.reasons) == {str(ord(c)) for c in added | removed}
-        listed_out = {c for c in removed if change.reasons[str(ord(c))] == "delisted"}
-        assert listed_out == before - set(order)
-        if minute - self.changed < rules.freeze_min and self.revision > 1:
-            assert added | removed == listed_out
-        self.changed = minute
-        for c in removed - listed_out:
-            assert minute - self.since[c] >= rules.min_dwell_min
-            assert self._streak(c, rules.exit_band.k_exit, beyond=4)
-        for c in added if self.revision > 1 else ():
-            assert self._streak(c, rules.entry_band.k_entry, within=2)
-        for c in added:
-            self.since[c] = minute
-
-    def _streak(self, c: str, minutes: int, *, within: int = 99, beyond: int = 0) -> bool:
-        """Return whether a letter had ranks in a band in the last minutes that list it."""
-        placed = [order.find(c) + 1 for order in self.orders if c in order][-minutes:]
-        return len(placed) == minutes and all(beyond < rank <= within for rank in placed)
-
-    @invariant()
-    def revision_counts_changes(self) -> None:
-        """It only ever moves with a change, by one."""
-        if hasattr(self, "universe"):
-            assert self.universe.state.revision == self.revision
-            assert size(self.universe.state) == len(self.universe.members)
-
-    @invariant()
-    def nobody_who_is_delisted_is_a_member(self) -> None:
-        """After each minute the members are assets of the roster."""
-        if hasattr(self, "universe") and self.orders:
-            assert set(self.universe.members) <= set(self.orders[-1])
-
-
-Churn.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
-TestChurn = Churn.TestCase
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.lists(st.permutations("ABCDE"), min_size=2, max_size=20), st.integers(0, 19))
-def test_property_state_can_be_saved_and_loaded(orders: list[Sequence[str]], cut: int) -> None:
-    """Interrupted anywhere, the same changes follow."""
-    whole, resumed = Universe(FREE), Universe(FREE)
-    for k, order in enumerate(orders):
-        if k == cut:
-            data = msgspec.msgpack.encode(resumed.state)
-            resumed.state = msgspec.msgpack.decode(data, type=UniverseState)
-        found = [moved(universe.step("".join(order))) for universe in (whole, resumed)]
-        assert found[0] == found[1]
-    assert resumed.state == whole.state
+    state = UniverseState()
+    assert warm(state, at(0), {1: (0, "x")}, policy(hotlist=hotlist)) == []
+    assert 0.29 * 100 < 29.0  # as doubles
+    warm(state, at(0), {1: (100, "x")}, policy(hotlist=hotlist))
+    assert state.hot[1].expires_ms == at(29)

@@ -1472,6 +1472,15 @@ def warm_features(pack: dict[str, Any], detectors: dict[str, Any], tf: str) -> s
     return {e["feature"] for e in pack["normalised"] if e.get("z") in words}
 
 
+def liquidation_proxy(row: Columns) -> float:
+    """Three legs, each 1 at the z its own detector asks for and 2 at most: move, spread, closed
+    positions."""
+    move = min(row["z_ret_abs_m_1"] / 2.5, 2)
+    spread = min(row["z_spread_m_1"] / 2.0, 2)
+    closed = min(-row["z_oi_roc_m_5"] / 2.0, 2)
+    return float(move + spread + closed)
+
+
 # By hand: what must be known, and the trigger.
 FLAGS: dict[str, tuple[tuple[str, ...], Callable[[Columns], bool]]] = {
     "vol_spike_m_1": (("z_vol_m_1",), lambda r: r["z_vol_m_1"] >= 3.0),
@@ -1492,7 +1501,10 @@ FLAGS: dict[str, tuple[tuple[str, ...], Callable[[Columns], bool]]] = {
         ("z_oi_roc_m_5", "oi_roc_m_5"),
         lambda r: r["z_oi_roc_m_5"] <= -2.0 and r["oi_roc_m_5"] <= -0.015,
     ),
-    "liq_cluster_m_5": (("liq_count_m_5",), lambda r: r["liq_count_m_5"] >= 3),
+    "liq_cluster_m_5": (
+        ("z_ret_abs_m_1", "z_spread_m_1", "z_oi_roc_m_5", "oi_roc_m_5"),
+        lambda r: liquidation_proxy(r) >= 3 and r["z_oi_roc_m_5"] <= -1.0 and r["oi_roc_m_5"] < 0,
+    ),
 }
 
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from operators.quality import VERDICTS
-from packs.loader import Packs, check_file, load_packs
+from packs.loader import MARKET_CLASSES, SHIPPED, Packs, check_file, load_packs
 from packs.schema import PLAN_BUDGETS, PLAN_CLASS_DEFAULTS, TIMEFRAMES
 
 PACKS = Path(__file__).parents[2] / "packs"
@@ -44,8 +44,11 @@ def test_every_shipped_pack_loads_as_released(name: str) -> None:
 def test_the_defaults_are_the_latest_packs() -> None:
     """Without arguments the calibrated pack is loaded, without warnings."""
     packs = load_packs()
-    assert (packs.feature_pack, packs.detector_pack) == ("v1.0", "v0.2.0")
-    assert packs.universe.universe_policy_rev == 17
+    names = {kind: f"{kind}/{file}" for kind, file in SHIPPED.items()}
+    assert names == {kind: max(n for n in RELEASED if n.startswith(kind)) for kind in SHIPPED}
+    assert packs.feature_pack == raw(names["features"])["feature_pack"]
+    assert packs.detector_pack == raw(names["detectors"])["detector_pack"]
+    assert packs.universe.universe_policy_rev == raw(names["universe"])["universe_policy_rev"]
     assert packs.warnings == ()
 
 
@@ -60,16 +63,27 @@ def test_examples_hold_on_complete_rows(name: str) -> None:
             assert (detector.fires(example["row"]) is True) is example["fires"]
 
 
+# What is compared with a count moves by what can matter to one: (detector, number) -> step.
+COUNTED = {
+    ("sync.basket_shock_Δt_5s", "4"): 1.0,
+    ("sync.basket_shock_Δt_5s", "0.15"): 0.01,
+    ("rot.rs_flip_sector_m_15", "2"): 1.0,
+}
+
+
 def nudged(row: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the detector with each number of its trigger and its count moved a little."""
     rows = []
     for number in re.finditer(r"(?<![\w.])\d+(\.\d+)?", row["trigger"]):
-        for step in (-0.001, 0.001):
-            text = f"({float(number.group()) + step})"
+        step = COUNTED.get((row["id"], number.group()), 0.001)
+        for moved in (float(number.group()) - step, float(number.group()) + step):
+            text = f"({moved})"
             trigger = row["trigger"][: number.start()] + text + row["trigger"][number.end() :]
             rows.append(row | {"trigger": trigger})
+    for step in (-0.001, 0.001) if "threshold" in row else ():
+        rows.append(row | {"threshold": row["threshold"] + step})
     for name in ("trade_count_ge_4", "trade_count_ge_6"):
-        if "trade_count_ge_5" in row["preconditions"]:
+        if "trade_count_ge_5" in row.get("preconditions", ()):
             rows.append(row | {"preconditions": [name]})
     return rows
 
@@ -101,31 +115,75 @@ def test_v01_is_the_plan() -> None:
     assert {d.b for d in packs.detectors} == {0.0}
 
 
+# Numerics 9: w1, w2, w3, a, b; then threshold and cooldown; half-lives are the plan's (D.2, B).
+CALIBRATED = {
+    "spike": ((1.0, 0.5, 0.4, 0.97, 4.53), (50.0, 300.0, 120.0)),
+    "spike oi": ((0.9, 0.6, 0.3, 0.97, 4.53), (50.0, 300.0, 180.0)),
+    "spike liq": ((1.0, 0.5, 0.4, 0.97, 4.53), (50.0, 300.0, 240.0)),
+    "shift spread": ((0.7, 0.8, 0.2, 0.95, 3.66), (50.0, 300.0, 300.0)),
+    "shift basis": ((0.7, 0.8, 0.2, 1.5, 2.87), (50.0, 300.0, 300.0)),
+    "shift funding": ((0.7, 0.8, 0.2, 1.5, 2.87), (50.0, 600.0, 600.0)),
+    "quadrant": ((0.8, 0.6, 0.2, 1.34, 2.9), (50.0, 300.0, 180.0)),
+    "divergence": ((0.8, 0.7, 0.2, 1.5, 2.85), (50.0, 300.0, 240.0)),
+    "synchrony": ((0.4, 0.3, 1.0, 1.28, 3.18), (50.0, 60.0, 60.0)),
+    "rotation": ((0.7, 0.5, 0.4, 1.5, 2.5), (50.0, 900.0, 900.0)),
+}
+_PROXY = (
+    "min(2 * (min(z_ret_abs_m_1 / 2.5, 2) + min(z_spread_m_1 / 2.0, 2)"
+    " + min(-z_oi_roc_m_5 / 2.0, 2)) / 3, 6)"
+)
+_PRICE_OI = ("quadrant", "z_ret_abs_m_5", "abs(z_oi_roc_m_5)")
+# detector: row of the table above, primary, secondary
+SCORED = {
+    "spike.vol_spike_m_1": ("spike", "z_vol_m_1", "z_ret_abs_m_1"),
+    "spike.price_spike_up_m_1": ("spike", "z_ret_abs_m_1", "z_vol_m_1"),
+    "spike.price_spike_down_m_1": ("spike", "z_ret_abs_m_1", "z_vol_m_1"),
+    "spike.oi_spike_up_m_5": ("spike oi", "abs(z_oi_roc_m_5)", "z_ret_abs_m_5"),
+    "spike.oi_spike_down_m_5": ("spike oi", "abs(z_oi_roc_m_5)", "z_ret_abs_m_5"),
+    "spike.liq_cluster_m_5": ("spike liq", _PROXY, "z_ret_abs_m_1"),
+    "combo.price_up_volume_up_m_1": ("spike", "z_ret_abs_m_1", "z_vol_m_1"),
+    "combo.price_up_oi_up_m_5": ("spike", "z_ret_abs_m_5", "abs(z_oi_roc_m_5)"),
+    "combo.price_up_oi_down_m_5": ("spike", "z_ret_abs_m_5", "abs(z_oi_roc_m_5)"),
+    "shift.spread_stress_m_1": ("shift spread", "z_spread_m_1", "z_ret_abs_m_1"),
+    "shift.basis_jolt_m_5": ("shift basis", "abs(z_basis_m_5)", "abs(z_oi_roc_m_5)"),
+    "shift.funding_jolt_h_1": (
+        "shift funding",
+        "min(abs(dfunding_h_1) / (2 * b_divisor_dfunding), 6)",
+        "0",
+    ),
+    "shift.funding_jolt_plain_h_1": (
+        "shift funding",
+        "max(2.5, min(6000 * abs(dfunding_h_1), 6))",
+        "0",
+    ),
+    "quadrant.price_up_oi_up_m_5": _PRICE_OI,
+    "quadrant.price_up_oi_down_m_5": _PRICE_OI,
+    "quadrant.price_down_oi_up_m_5": _PRICE_OI,
+    "quadrant.price_down_oi_down_m_5": _PRICE_OI,
+    "div.price_up_cvd_down_m_5": ("divergence", "z_ret_abs_m_5", "abs(z_cvd_delta_m_5)"),
+    "div.price_flat_cvd_trend_m_5": ("divergence", "abs(z_cvd_slope_m_5)", "0"),
+    "div.premium_no_oi_m_5": ("divergence", "z_basis_m_5", "abs(min(0, z_oi_roc_m_5))"),
+}
+
+
 def test_v02_is_the_calibration() -> None:
-    """Numbers of v0.2 are those of the numerics reference, section 9."""
+    """Numbers of v0.2 are those of the numerics reference, section 9, detector by detector."""
     packs = load("detectors/v0.2.yaml")
     found = {
-        d.detector_id: (
-            d.primary.text,
-            d.secondary and d.secondary.text,
+        d.detector_id: (d.primary.text, d.secondary.text if d.secondary is not None else None)
+        for d in packs.detectors
+        if d.event_class not in MARKET_CLASSES
+    }
+    assert found == {name: (primary, second) for name, (_, primary, second) in SCORED.items()}
+    for d in packs.detectors:
+        line = CALIBRATED[
+            d.event_class if d.detector_id not in SCORED else SCORED[d.detector_id][0]
+        ]
+        numbers = (
             (d.w1, d.w2, d.w3, d.a, d.b),
             (d.publish_threshold, d.cooldown_s, d.half_life_s),
         )
-        for d in packs.detectors
-    }
-    spike = ((1.0, 0.5, 0.4, 0.97, 4.53), (50.0, 300.0, 120.0))
-    assert found == {
-        "spike.vol_spike_m_1": ("z_vol_m_1", "z_ret_abs_m_1", *spike),
-        "spike.price_spike_up_m_1": ("z_ret_abs_m_1", "z_vol_m_1", *spike),
-        "spike.price_spike_down_m_1": ("z_ret_abs_m_1", "z_vol_m_1", *spike),
-        "combo.price_up_volume_up_m_1": ("z_ret_abs_m_1", "z_vol_m_1", *spike),
-        "shift.spread_stress_m_1": (
-            "z_spread_m_1",
-            "z_ret_abs_m_1",
-            (0.7, 0.8, 0.2, 0.95, 3.66),
-            (50.0, 300.0, 300.0),
-        ),
-    }
+        assert numbers == line, d.detector_id
     scoring = packs.scoring
     assert (scoring.novelty, scoring.subtype_change_resets_novelty) == ("recovering", False)
 
@@ -220,11 +278,48 @@ def test_folds_are_those_of_the_plan() -> None:
     assert columns["ret_m_5"].at == columns["ret_m_1"].at == ("ret_m_15", "ret_h_1")
 
 
+@pytest.mark.parametrize("name", DETECTOR_PACKS)
+def test_the_version_of_a_pack_continues_the_name_of_its_file(name: str) -> None:
+    """A patch of v0.2.yaml is a v0.2.x."""
+    version = raw(name)["detector_pack"]
+    assert re.fullmatch(rf"{Path(name).stem}(\.\d+)?".replace("v0.", r"v0\."), version), version
+
+
 def test_both_packs_have_the_same_triggers() -> None:
-    """v0.2 changes how candidates are scored, not which there are."""
-    triggers = [
-        {d.detector_id: (d.trigger.text, [c.text for c in d.conditions]) for d in p.detectors}
-        for p in map(load, DETECTOR_PACKS)
-    ]
-    assert triggers[0] == triggers[1]
+    """v0.2 changes how candidates are scored, not which there are; but 10 bp an hour is no
+    starter value for funding, so its threshold follows the asset (numerics 10), and what the plan
+    says stands beside it."""
+    plan, calibrated = (
+        {
+            d.detector_id: (
+                d.trigger.text,
+                [c.text for c in d.conditions],
+                [g.text for g in d.guards],
+                {tier: trigger.text for tier, trigger in d.tier_triggers.items()},
+                d.tfs,
+            )
+            for d in load(name).detectors
+        }
+        for name in ("detectors/v0.1.yaml", "detectors/v0.2.yaml")
+    )
+    own = {"shift.funding_jolt_h_1", "shift.funding_jolt_plain_h_1"}
+    assert calibrated.keys() - plan.keys() == {"shift.funding_jolt_plain_h_1"}
+    assert plan.keys() - calibrated.keys() == set()
+    for name in plan.keys() - own:
+        assert plan[name] == calibrated[name], name
+    assert plan["shift.funding_jolt_h_1"][0] == "abs(dfunding_h_1) >= 0.001"
+    assert calibrated["shift.funding_jolt_h_1"][0] == (
+        "abs(dfunding_h_1) >= max(0.00002, 6 * b_divisor_dfunding)"
+    )
+    assert calibrated["shift.funding_jolt_plain_h_1"][0].startswith("abs(dfunding_h_1) >= 0.001 ||")
     assert load(DETECTOR_PACKS[0]).config_hash != load(DETECTOR_PACKS[1]).config_hash
+
+
+def test_thresholds_that_the_plan_leaves_open_are_those_of_numerics() -> None:
+    """q and theta are multiples of what is usual for the asset (numerics 10), in both packs."""
+    for name in DETECTOR_PACKS:
+        triggers = {d.detector_id: d.trigger.text for d in load(name).detectors}
+        absorbed = triggers["div.price_up_cvd_down_m_5"]
+        assert absorbed.endswith("&& cvd_delta_m_5 <= -2.0 * b_divisor_cvd")
+        trend = triggers["div.price_flat_cvd_trend_m_5"]
+        assert trend.endswith("&& abs(cvd_slope_m_5) >= 6.0 * b_divisor_cvd_slope")

@@ -415,7 +415,10 @@ def test_plan_rows_with_a_bare_threshold_need_a_trigger(write: Write) -> None:
     fault = one_fault(write, {"detector_pack": "v0.1.7", "detectors": [bare]})
     assert fault.found == "nothing but `threshold_z: 2.5`"
     fault = one_fault(write, pack(threshold=3.5))
-    assert fault.found == "unknown key `threshold`"
+    assert fault.key.endswith(".threshold")
+    assert fault.found == "a number that the trigger does not name"
+    fault = one_fault(write, pack(threshold_z=3.5))
+    assert fault.found == "unknown key `threshold_z`"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,43 @@
+"""Why a candidate is not published: the reasons of the ledger, one for each candidate.
+
+Rules of this file: the first rule that forbids publication gives the reason, in this order; every
+candidate of a minute is published or has exactly one.  Build plan 8.7, 10.5, 10.6, 11.3.
+"""
+
+DQ = "dq"
+WARMUP = "warmup"
+ILLIQUID = "illiquid"
+NOT_MEMBER = "not_member"
+DISABLED = "disabled"
+MODE = "mode"
+CANARY = "canary"
+BELOW_THRESHOLD = "below_threshold"
+COOLDOWN = "cooldown"
+COALESCED = "coalesced"
+BUDGET_SYMBOL = "budget_symbol"
+CONTRACT = "contract"
+BUDGET_GLOBAL = "budget_global"
+
+MEANINGS: dict[str, str] = {
+    DQ: "the minute, or the market's frame, is not ok",
+    WARMUP: "a baseline that some enabled detector of the timeframe reads has too few samples",
+    ILLIQUID: "volume too small or spread too wide for the asset",
+    NOT_MEMBER: "the asset is neither a member of the universe nor hot",
+    DISABLED: "the detector is not enabled; its candidates are only counted",
+    MODE: "the detector runs in mode shadow",
+    CANARY: "the detector runs in mode canary, and the asset is none of its canaries",
+    BELOW_THRESHOLD: "the severity is below the detector's threshold, or the trigger below that of"
+    " the asset's liquidity tier",
+    COOLDOWN: "the key has been heard lately and this is not clearly stronger, or the detector is"
+    " muted in a new level (`state`)",
+    COALESCED: "a stronger candidate of the same key and bar speaks for it",
+    BUDGET_SYMBOL: "the symbol has used up the minute's budget of the class",
+    CONTRACT: "the event would break the contract; it is a dead letter",
+    BUDGET_GLOBAL: "all symbols together have used up the minute's budget",
+}
+LEVEL_SHIFT = "level_shift"
+CLOSED = "closed"
+STATES: dict[str, str] = {
+    LEVEL_SHIFT: "the detector has fired nearly every minute for long: muted from here on",
+    CLOSED: "a muted detector has been silent for its cooldown: a note, no candidate",
+}
