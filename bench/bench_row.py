@@ -2,9 +2,10 @@
 
     python -m bench.bench_row [--days N] [--minutes N] [--rounds N]
 
-Prints one JSON object. A seasoned state (synthetic days of minutes before) meets a generated minute
-with depth, contexts, quotes and prints. Processor time; medians over rounds; the reference is a
-fixed loop in the same round, so ratios are what to quote.
+Prints one JSON object: the plain and the compiled form of the inner loops, side by side (the latter
+where `make venv` built it). A seasoned state (synthetic days of minutes before) meets a generated
+minute with depth, contexts, quotes and prints. Processor time; medians over rounds in which each
+form takes its turn; the reference is a fixed loop in the same round, so ratios are what to quote.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import time
 from random import Random
 from typing import Any
 
+from bench import forms
 from fixtures.market import FrameOptions, Scenario, default_assets, lines
 from operators.assemble import Assemble, AssemblyState
 from operators.engine import Compressed
@@ -139,32 +141,54 @@ def one_round(items: list[Item], season: bytes, packs: Packs) -> dict[str, float
     }
 
 
+class Subject:
+    """A seasoned state and a log, of the form that this module was loaded with."""
+
+    def __init__(self, days: int, minutes: int) -> None:
+        self.packs = load_packs()
+        normalize = Normalize(self.packs)
+        state = normalize.initial()
+        for item in bars(days, seed=5):
+            normalize.step(state, item)
+        self.season = normalize.codec().encode(state)
+        self.items = log_items(minutes, self.packs)
+
+    def one_round(self) -> dict[str, float]:
+        """Return the times of one pass over the log in microseconds."""
+        return one_round(self.items, self.season, self.packs)
+
+
 def main() -> None:
-    """Measure and print."""
+    """Measure every form of the inner loops in turn and print."""
     parser = argparse.ArgumentParser(prog="bench.bench_row", description=main.__doc__)
     parser.add_argument("--days", type=int, default=8, help="days of minutes before the log")
     parser.add_argument("--minutes", type=int, default=60, help="length of the log")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    packs = load_packs()
-    normalize = Normalize(packs)
-    state = normalize.initial()
-    for item in bars(options.days, seed=5):
-        normalize.step(state, item)
-    season = normalize.codec().encode(state)
-    items = log_items(options.minutes, packs)
-    rounds = [one_round(items, season, packs) for _ in range(options.rounds)]
-    medians = {name: statistics.median(r[name] for r in rounds) for name in rounds[0]}
+    subjects = {
+        form: forms.module("bench.bench_row", form).Subject(options.days, options.minutes)
+        for form in forms.available()
+    }
+    seasons = {subject.season for subject in subjects.values()}
+    assert len(seasons) == 1, "the forms left different states"
+    rounds: dict[str, list[dict[str, float]]] = {form: [] for form in subjects}
+    for _ in range(options.rounds):
+        for form, subject in subjects.items():
+            rounds[form].append(subject.one_round())
     found: dict[str, Any] = {
         "machine": platform.processor() or platform.machine(),
         "python": platform.python_version(),
         "days": options.days,
-        "us": {name: round(value, 1) for name, value in medians.items()},
-        "row_to_reference": round(medians["row"] / medians["reference"], 2),
-        "normalise_state_bytes": len(season),
-        "assembly_state_bytes": int(medians["assembly_bytes"]),
     }
-    del found["us"]["assembly_bytes"]
+    for form, measured in rounds.items():
+        medians = {name: statistics.median(r[name] for r in measured) for name in measured[0]}
+        assembly_bytes = int(medians.pop("assembly_bytes"))
+        found[form] = {
+            "us": {name: round(value, 1) for name, value in medians.items()},
+            "row_to_reference": round(medians["row"] / medians["reference"], 2),
+        }
+    found["normalise_state_bytes"] = len(seasons.pop())
+    found["assembly_state_bytes"] = assembly_bytes
     print(json.dumps(found, indent=2))
 
 

@@ -8,14 +8,12 @@ Build plan 2.2, 3.4, 8.5; design 2, D3, D4, D21.
 
 from __future__ import annotations
 
-from math import fsum
-from operator import attrgetter
-
 import msgspec
 
-from operators.formulas import flow, liquidity, positioning
-from operators.formulas.elementary import median, round12, rounded
-from operators.formulas.price import range_ratio, realized_volatility, simple_return
+from operators import kernel
+from operators.formulas import liquidity, positioning
+from operators.formulas.price import range_ratio, simple_return
+from operators.kernel import median, round12, rounded
 from operators.lattice import MINUTE_MS, iso, minute_of, seconds_to_next_hour
 from operators.quality import grade, prices_at_odds
 from operators.records import (
@@ -27,7 +25,6 @@ from operators.records import (
     Columns,
     Context,
     Feed,
-    Phase,
     Quote,
     Ticks,
     Trade,
@@ -50,9 +47,8 @@ RET_LOOKBACK_MS = 30_000
 # Feeds that carry perp contexts: one subscription per coin, or one for all.
 CONTEXT_CHANNELS = ("activeAssetCtx", "context")
 
-DEPTH_COLUMNS = ("obi_top5_mean_m_1", "depth_top5_quote_median_m_1")
-
-_time_of = attrgetter("time_ms")
+OBI, DEPTH = "obi_top5_mean_m_1", "depth_top5_quote_median_m_1"
+OI_COLUMNS = ("oi_open", "oi_close", "oi_min", "oi_max", "oi_close_base", "mark_close")
 
 
 class Minute(msgspec.Struct):
@@ -221,103 +217,124 @@ class Assemble:
     ) -> tuple[Columns, Columns]:
         """Compute every raw column of a minute, and the extras, from its buffer and the state
         before it."""
-        label = boundary.phase.minute_ms
+        label, channels = boundary.phase.minute_ms, boundary.asset.channels
         minute = state.minutes.get(label) or Minute()
-        channels = boundary.asset.channels
-        quotes = sorted(_quotes_of(minute, channels), key=_time_of)
-        carry = _carried_quote(state, channels)
-        covered = liquidity.spans(carry, quotes, label - MINUTE_MS, label)
-        mids = [mid for span in covered if (mid := span.mid) is not None]
-        prints = sorted(minute.trades, key=_time_of)
-        trades = self._plausible(prints, mids)
-        has_quotes = "bbo" in channels or "l2Book" in channels
+        prints = kernel.in_time_order(minute.trades)
+        books = kernel.in_time_order(minute.books)
+        has_bbo, has_books = "bbo" in channels, "l2Book" in channels
+        if has_bbo:
+            quotes, carry = kernel.in_time_order(minute.quotes), state.quote
+        elif has_books:  # without a bbo feed the book's best levels stand in
+            quotes = [_top_of(book) for book in books]
+            carry = None if state.book is None else _top_of(state.book)
+        else:
+            quotes, carry = [], None
+        has_quotes = has_bbo or has_books
         tracked = any(name in channels for name in CONTEXT_CHANNELS)
-        columns: Columns = {}
-        columns |= _price_columns(trades, mids)
+        mids, now, then, spread_mean, spread_p95 = kernel.top_of_book(
+            carry, quotes, label - MINUTE_MS, label, label - RET_LOOKBACK_MS
+        )
+        found = kernel.notional(prints)
+        trades = self._plausible(prints, found[0], mids)
+        if trades is not prints:
+            found = kernel.notional(trades)
+        prices, buys, sells, total = found
+        columns: Columns = _price_columns(prices or mids)
         if has_quotes:
-            columns |= _mid_columns(columns, covered, mids, label)
-        if not mids:
-            columns["rv_m_1"] = rounded(realized_volatility([trade.px for trade in trades]))
+            columns |= _mid_columns(columns, now, then)
+        columns["rv_m_1"] = rounded(kernel.realized_volatility(mids or prices))
         if "trades" in channels:
-            columns |= _flow_columns(trades)
+            v_buy, v_sell = round12(buys), round12(sells)
+            columns["v_buy_m_1"] = v_buy
+            columns["v_sell_m_1"] = v_sell
+            columns["v_total_m_1"] = round12(total)
+            columns["trade_count_m_1"] = len(prices)
+            columns["cvd_delta_m_1"] = round12(v_buy - v_sell)
+        has_index = True
         if tracked:
-            columns |= self._positioning_columns(state, minute, label)
+            has_index = self._positioning_columns(state, minute.contexts, label, columns)
         if has_quotes:
-            columns |= _spread_columns(covered)
-        if "l2Book" in channels:
-            columns |= self._depth_columns(state, minute, label)
-        counts = dict(dropped)
-        if len(prints) > len(trades):
-            counts[ABSURD_PRICE] = len(prints) - len(trades)
-        columns |= _dropped_columns(counts)
-        staleness = _book_staleness_ms(minute, state, boundary) if has_quotes else None
-        columns |= _lag_columns(boundary.phase, boundary.feed, staleness)
+            columns["spread_mean_m_1"] = rounded(spread_mean)
+            columns["spread_p95_m_1"] = rounded(spread_p95)
+        if has_books:
+            self._depth_columns(state, books, label, columns)
+        counts = dropped
+        if trades is not prints:
+            counts = {**dropped, ABSURD_PRICE: len(prints) - len(trades)}
+        columns["dropped_ticks"] = _total(counts)
+        columns["duplicate_ticks"] = counts.get(DUPLICATE, 0)
+        if not has_bbo:  # quotes of another time, before the roster said otherwise, count as well
+            quotes = kernel.in_time_order(minute.quotes)
+        staleness = _book_staleness_ms(quotes, books, state, boundary) if has_quotes else None
+        clock_ms = boundary.phase.clock_ms
+        columns["ingest_ts"] = iso(clock_ms)
+        columns["ingest_lag_ms"] = clock_ms - label
+        columns["book_staleness_ms"] = staleness
+        columns["clock_skew_ms"] = boundary.feed.clock_skew_ms
         reasons = self._feed_reasons(boundary.feed, counts)
         reasons += self._price_reasons(columns, staleness, has_quotes)
         if tracked:
-            reasons += self._positioning_reasons(columns, minute)
-        if "l2Book" in channels and None in (columns[name] for name in DEPTH_COLUMNS):
+            if columns["oi_close"] is None:
+                reasons.append("oi_stale")
+            if minute.contexts and not has_index:
+                reasons.append("index_missing")
+        if has_books and None in (columns[OBI], columns[DEPTH]):
             reasons.append("book_missing")
         columns["dq_status"], columns["dq_reasons"] = grade(reasons)
         columns["source"] = "ws"
-        return columns, _extras(carry, quotes, label) if "bbo" in channels else {}
+        return columns, _extras(now, then) if has_bbo else {}
 
-    def _plausible(self, trades: list[Trade], mids: list[float]) -> list[Trade]:
-        """Drop prints further than a factor from the minute's price level."""
-        prices = [trade.px for trade in trades] + mids
-        factor = self._quality.absurd_price_factor
-        if not trades or max(prices) <= min(prices) * factor:
+    def _plausible(
+        self, trades: list[Trade], prices: list[float], mids: list[float]
+    ) -> list[Trade]:
+        """Drop prints further than a factor from the minute's price level; the list itself if
+        there are none."""
+        factor, levels = self._quality.absurd_price_factor, prices + mids
+        if not trades or kernel.within_factor(levels, factor):
             return trades  # as nearly always: wherever the level is, nothing is far from it
-        level = mids[0] if mids and len(prices) < 3 else median(prices)
+        level = mids[0] if mids and len(levels) < 3 else median(levels)
         return [t for t in trades if level <= t.px * factor and t.px <= level * factor]
 
     # --- positioning and depth ---------------------------------------------------------------
 
-    def _positioning_columns(self, state: AssemblyState, minute: Minute, label: int) -> Columns:
-        """Open interest, funding and basis; levels are NULL when the newest sample is old."""
-        samples = [context for context in minute.contexts if positioning.is_sample(context)]
-        newest = samples[-1] if samples else state.sample
-        funding = positioning.newest_funding(minute.contexts, state.funding_rate)
-        columns: Columns = {
-            "oi_staleness_ms": None,
-            "oi_open": None,
-            "oi_close": None,
-            "oi_min": None,
-            "oi_max": None,
-            "oi_close_base": None,
-            "mark_close": None,
-            "funding_h_1": rounded(funding),
-            "basis_bp_m_1": rounded(positioning.basis_bp(minute.contexts)),
-            "time_to_next_funding_sec": seconds_to_next_hour(label),
-        }
-        if newest is None:
-            return columns
-        staleness = label - newest.arrival_ns // 1_000_000
+    def _positioning_columns(
+        self, state: AssemblyState, contexts: list[Context], label: int, columns: Columns
+    ) -> bool:
+        """Open interest, funding and basis; levels are NULL when the newest sample is old.
+
+        Return whether a context had a usable index.
+        """
+        levels, newest, basis_bp, has_index = kernel.contexts_of(contexts)
+        if newest is None and state.sample is not None:
+            newest = state.sample
+            levels = kernel.contexts_of([newest])[0]
+        funding = positioning.newest_funding(contexts, state.funding_rate)
+        staleness = None if newest is None else label - newest.arrival_ns // 1_000_000
         columns["oi_staleness_ms"] = staleness
-        if staleness <= self._quality.oi_staleness_ms_max:
-            levels = [positioning.open_interest_quote(sample) for sample in samples or [newest]]
+        if newest is None or staleness is None or staleness > self._quality.oi_staleness_ms_max:
+            columns |= dict.fromkeys(OI_COLUMNS)
+        else:
             columns["oi_open"], columns["oi_close"] = levels[0], levels[-1]
             columns["oi_min"], columns["oi_max"] = min(levels), max(levels)
             columns["oi_close_base"] = rounded(newest.open_interest_base)
             columns["mark_close"] = rounded(newest.mark_px)
-        return columns
+        columns["funding_h_1"] = rounded(funding)
+        columns["basis_bp_m_1"] = rounded(basis_bp)
+        columns["time_to_next_funding_sec"] = seconds_to_next_hour(label)
+        return has_index
 
-    def _depth_columns(self, state: AssemblyState, minute: Minute, label: int) -> Columns:
+    def _depth_columns(
+        self, state: AssemblyState, books: list[Book], label: int, columns: Columns
+    ) -> None:
         """Imbalance and depth of the top levels; NULL without a fresh snapshot (plan 5.5)."""
-        books, limit = sorted(minute.books, key=_time_of), self._quality.depth_staleness_ms_max
+        limit, start, carry = self._quality.depth_staleness_ms_max, label - MINUTE_MS, state.book
         if not books or label - books[-1].time_ms > limit:
-            return dict.fromkeys(DEPTH_COLUMNS)
-        # A snapshot that is sent again, as after a reconnect, counts once.
-        newest = {book.time_ms: book for book in books}
-        snapshots = [(time_ms, liquidity.depth_of(book)) for time_ms, book in newest.items()]
-        start, carry = label - MINUTE_MS, None
-        if state.book is not None and start - state.book.time_ms <= limit:
-            carry = liquidity.depth_of(state.book)
-        mean = liquidity.imbalance_mean(carry, snapshots, start, label)
-        return {
-            "obi_top5_mean_m_1": rounded(mean),
-            "depth_top5_quote_median_m_1": rounded(liquidity.depth_median(snapshots)),
-        }
+            columns[OBI] = columns[DEPTH] = None
+            return
+        if carry is not None and start - carry.time_ms > limit:
+            carry = None
+        mean, usual = kernel.depth_columns(carry, books, start, label)
+        columns[OBI], columns[DEPTH] = rounded(mean), rounded(usual)
 
     # --- quality -----------------------------------------------------------------------------
 
@@ -356,14 +373,6 @@ class Assemble:
             reasons.append("quiet")
         return reasons
 
-    def _positioning_reasons(self, columns: Columns, minute: Minute) -> list[str]:
-        reasons = []
-        if columns["oi_close"] is None:
-            reasons.append("oi_stale")
-        if minute.contexts and not any(map(positioning.has_index, minute.contexts)):
-            reasons.append("index_missing")
-        return reasons
-
 
 # --- state ---------------------------------------------------------------------------------------
 
@@ -399,18 +408,14 @@ def _carry_over(state: AssemblyState, label: int) -> None:
     state.sealed = None
     if minute is None:
         return
-    for kind, current in (("quotes", "quote"), ("books", "book")):
-        records = getattr(minute, kind)
-        if records:
-            newest = max(reversed(records), key=_time_of)  # of equal times the last
-            known = getattr(state, current)
-            if known is None or newest.time_ms >= known.time_ms:
-                setattr(state, current, newest)
-    for context in minute.contexts:
-        if positioning.is_sample(context):
-            state.sample = context
+    quote, book = kernel.newest(minute.quotes), kernel.newest(minute.books)
+    if quote is not None and (state.quote is None or quote.time_ms >= state.quote.time_ms):
+        state.quote = quote
+    if book is not None and (state.book is None or book.time_ms >= state.book.time_ms):
+        state.book = book
+    state.sample = positioning.newest_sample(minute.contexts, state.sample)
     state.funding_rate = positioning.newest_funding(minute.contexts, state.funding_rate)
-    _remember_closed(state, [(trade.time_ms, trade.tid) for trade in minute.trades])
+    _remember_closed(state, kernel.keys_of(minute.trades[-CLOSED_KEYS_MAX:]))
 
 
 def _remember_closed(state: AssemblyState, keys: list[tuple[int, int]]) -> None:
@@ -420,20 +425,6 @@ def _remember_closed(state: AssemblyState, keys: list[tuple[int, int]]) -> None:
 # --- columns -------------------------------------------------------------------------------------
 
 
-def _quotes_of(minute: Minute, channels: tuple[str, ...]) -> list[Quote]:
-    """Return the quotes of a minute; without a bbo feed the book's best levels stand in."""
-    if "bbo" in channels:
-        return minute.quotes
-    return [_top_of(book) for book in minute.books] if "l2Book" in channels else []
-
-
-def _carried_quote(state: AssemblyState, channels: tuple[str, ...]) -> Quote | None:
-    """Return the top of book that holds when the minute begins."""
-    if "bbo" in channels:
-        return state.quote
-    return _top_of(state.book) if "l2Book" in channels and state.book is not None else None
-
-
 def _top_of(book: Book) -> Quote:
     """Return the best levels of a book as a quote."""
     bid_px, bid_sz = book.bids[0] if book.bids else (None, None)
@@ -441,75 +432,41 @@ def _top_of(book: Book) -> Quote:
     return Quote(book.arrival_ns, book.time_ms, bid_px, bid_sz, ask_px, ask_sz)
 
 
-def _price_columns(trades: list[Trade], mids: list[float]) -> Columns:
-    """OHLC from prints, else from the mids in force."""
-    prices = [trade.px for trade in trades] or mids
-    if not prices:
-        return {"open": None, "high": None, "low": None, "close": None}
-    return {
-        "open": round12(prices[0]),
-        "high": round12(max(prices)),
-        "low": round12(min(prices)),
-        "close": round12(prices[-1]),
-    }
+def _price_columns(prices: list[float]) -> Columns:
+    """OHLC, from prints or else from the mids in force."""
+    first, high, low, last = kernel.ohlc(prices) if prices else (None, None, None, None)
+    return {"open": first, "high": high, "low": low, "close": last}
 
 
-def _mid_columns(
-    ohlc: Columns, covered: list[liquidity.Span], mids: list[float], label: int
-) -> Columns:
-    """Mid at the close, its 30 s return, realised volatility, range."""
-    mid_close = rounded(covered[-1].mid) if covered else None
-    before = liquidity.mid_at(covered, label - RET_LOOKBACK_MS)
+def _mid_columns(ohlc: Columns, now: Quote | None, then: Quote | None) -> Columns:
+    """Mid at the close, its 30 s return, range."""
+    mid_close = rounded(kernel.mid(now))
     return {
         "mid_close": mid_close,
-        "ret_s_30": rounded(simple_return(mid_close, before)),
-        "rv_m_1": rounded(realized_volatility(mids)),
+        "ret_s_30": rounded(simple_return(mid_close, kernel.mid(then))),
+        "rv_m_1": None,
         "atr_proxy_m_1": rounded(range_ratio(ohlc["high"], ohlc["low"], mid_close)),
     }
 
 
-def _flow_columns(trades: list[Trade]) -> Columns:
-    buys, sells, total = flow.notional(trades)
-    v_buy, v_sell = round12(buys), round12(sells)
-    return {
-        "v_buy_m_1": v_buy,
-        "v_sell_m_1": v_sell,
-        "v_total_m_1": round12(total),
-        "trade_count_m_1": len(trades),
-        "cvd_delta_m_1": round12(fsum((v_buy, -v_sell))),
-    }
-
-
-def _spread_columns(covered: list[liquidity.Span]) -> Columns:
-    mean, p95 = liquidity.spread_columns(covered)
-    return {"spread_mean_m_1": rounded(mean), "spread_p95_m_1": rounded(p95)}
-
-
-def _dropped_columns(dropped: dict[str, int]) -> Columns:
+def _total(dropped: dict[str, int]) -> int:
     total = 0
     for count in dropped.values():
         total += count
-    return {"dropped_ticks": total, "duplicate_ticks": dropped.get(DUPLICATE, 0)}
+    return total
 
 
-def _lag_columns(phase: Phase, feed: Feed, staleness_ms: int | None) -> Columns:
-    return {
-        "ingest_ts": iso(phase.clock_ms),
-        "ingest_lag_ms": phase.clock_ms - phase.minute_ms,
-        "book_staleness_ms": staleness_ms,
-        "clock_skew_ms": feed.clock_skew_ms,
-    }
-
-
-def _book_staleness_ms(minute: Minute, state: AssemblyState, boundary: Boundary) -> int | None:
+def _book_staleness_ms(
+    quotes: list[Quote], books: list[Book], state: AssemblyState, boundary: Boundary
+) -> int | None:
     """Age at the close of the last message that carried or confirmed the top of book (D21).
 
     Where the book is subscribed its snapshots confirm; elsewhere any frame of the healthy feed
     does. NULL before the first book.
     """
     label = boundary.phase.minute_ms
-    carried = [q.time_ms for q in minute.quotes] + [b.time_ms for b in minute.books]
-    carried += [r.time_ms for r in (state.quote, state.book) if r is not None]
+    records = (*quotes[-1:], *books[-1:], state.quote, state.book)
+    carried = [record.time_ms for record in records if record is not None]
     if not carried:
         return None
     newest = max(carried)
@@ -519,12 +476,10 @@ def _book_staleness_ms(minute: Minute, state: AssemblyState, boundary: Boundary)
     return max(0, label - newest)
 
 
-def _extras(carry: Quote | None, quotes: list[Quote], label: int) -> Columns:
+def _extras(now: Quote | None, then: Quote | None) -> Columns:
     """Return the columns on trial; one that is NULL is left out."""
-    now = liquidity.microprice(liquidity.quote_at(carry, quotes, label))
-    before = liquidity.microprice(liquidity.quote_at(carry, quotes, label - RET_LOOKBACK_MS))
-    drift = rounded(simple_return(now, before))
-    return {} if drift is None else {"microprice_drift_s_30": drift}
+    drift = simple_return(kernel.microprice(now), kernel.microprice(then))
+    return {} if drift is None else {"microprice_drift_s_30": round12(drift)}
 
 
 def _hole_of(feed: Feed) -> tuple[str | None, bool, bool]:

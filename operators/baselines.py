@@ -3,7 +3,8 @@
 Rules of this file: a value is made symmetric by a fixed transform g and compared with a location m
 and a variance v that follow it, winsorised; the first samples are collected and initialise the
 state robustly. Only a bar of quality ok moves the state, each bar once, in time order. Gaps do not
-age it. Nothing is rounded here. Every constant comes from the feature pack.  Numerics 2-5, 8, 11.
+age it. Nothing is rounded here. Every constant comes from the feature pack. The steps of a bar are
+in operators/kernel.py.  Numerics 2-5, 8, 11.
 """
 
 import math
@@ -15,13 +16,10 @@ from typing import Literal
 
 import msgspec
 
-from operators.formulas import elementary
-from operators.formulas.sketch import Sketch, key
-from operators.records import DQ_OK, DQ_PARTIAL, DQ_STALE
+from operators import kernel
+from operators.formulas.sketch import Sketch
 
 STATE_VERSION = 2  # of the fields of Baseline, their meaning and their serialisation
-DAY_MS = 86_400_000
-INIT_PASSES = 3  # refinements of scale and location from the first samples, numerics 5
 
 Transform = Literal["log1p", "pow_3_8", "log", "asinh"]
 Confidence = Literal["none", "low", "ok"]
@@ -203,21 +201,7 @@ def apply(
     dq : ok moves the state; partial is scored against the state as it is; stale is not scored.
     A NULL moves nothing but null_count, with last_ts_ms, so that a restart never counts it twice.
     """
-    assert dq in (DQ_OK, DQ_PARTIAL, DQ_STALE), f"dq must be ok, partial or stale, got {dq!r}"
-    if x is None:
-        _advance(state, label_ms)
-        state.null_count += 1
-        return _normalised(state, None, None, feature, robust)
-    assert _in_domain(x, feature), f"{x!r} is no value of {feature.name} at {label_ms}"
-    k = key(x, feature.x_zero)
-    if dq == DQ_OK:
-        _advance(state, label_ms)
-        y = _update(state, x, k, (label_ms - 1) // DAY_MS, feature, decay, robust)
-    elif dq == DQ_PARTIAL and state.n >= robust.min_samples:
-        y = _transformed(x, state.d, feature)
-    else:
-        y = None
-    return _normalised(state, k, y, feature, robust)
+    return Normalised(*kernel.apply(state, x, label_ms, dq, feature, decay, robust))
 
 
 # --- undo ------------------------------------------------------------------------------------
@@ -236,38 +220,7 @@ def checkpoint(
 
     Taken before the bar, with the arguments that apply gets.
     """
-    k = weight = buf = faded = copied = None
-    sketch = state.sketch
-    if x is not None:
-        assert _in_domain(x, feature), f"{x!r} is no value of {feature.name} at {label_ms}"
-        k = key(x, feature.x_zero)
-        weight = sketch.weight_at(k)
-        if state.n + 1 == robust.min_samples:
-            buf = state.buf.copy()
-        if state.day is not None and state.day != (label_ms - 1) // DAY_MS:
-            faded = sketch.lighter(robust.sketch_prune_share)
-        if sketch.rescales(decay.growth):
-            copied = sketch.copy()
-    return Checkpoint(
-        state.clamp_lo,
-        state.clamp_hi,
-        state.n,
-        state.m,
-        state.v,
-        state.Wm,
-        state.Ws,
-        state.d,
-        state.day,
-        state.null_count,
-        state.last_ts_ms,
-        sketch.w,
-        sketch.t,
-        k,
-        weight,
-        buf,
-        faded,
-        copied,
-    )
+    return kernel.checkpoint(Checkpoint, state, x, label_ms, feature, decay, robust)
 
 
 def restore(state: Baseline, before: Checkpoint) -> None:
@@ -301,132 +254,6 @@ def restore(state: Baseline, before: Checkpoint) -> None:
         sketch.put_at(k, weight)
     if before.key is not None:
         sketch.put_at(before.key, before.weight)
-
-
-# --- steps of a bar --------------------------------------------------------------------------
-
-
-def _advance(state: Baseline, label_ms: int) -> None:
-    last = state.last_ts_ms
-    assert last is None or label_ms > last, f"bar {label_ms} after bar {last}: applied twice?"
-    state.last_ts_ms = label_ms
-
-
-def _in_domain(x: float, feature: Feature) -> bool:
-    if feature.transform == "asinh":
-        return -math.inf < x < math.inf
-    return 0.0 < x < math.inf if feature.transform == "log" else 0.0 <= x < math.inf
-
-
-def _transformed(x: float, d: float, feature: Feature) -> float:
-    """g(x), numerics 2; d is used by asinh only."""
-    transform = feature.transform
-    if transform == "log1p":
-        return elementary.log1p(x)
-    if transform == "pow_3_8":
-        return elementary.pow_3_8(x)
-    if transform == "log":
-        return elementary.log(x)
-    return elementary.asinh(x / d)
-
-
-def _update(
-    state: Baseline, x: float, k: int, day: int, feature: Feature, decay: Decay, robust: Robust
-) -> float | None:
-    """Steps 1 to 5 of numerics 5: move the state, return g(x), None before min_samples.
-
-    k : bin of x.
-    """
-    if day != state.day:
-        if state.day is not None and feature.scored:
-            state.sketch.prune(robust.sketch_prune_share)
-            if state.n >= robust.min_samples:
-                state.clamp_lo, state.clamp_hi = _clamp_bounds(state, feature, robust)
-        state.day = day
-    state.n += 1
-    if feature.scored:
-        state.sketch.add_at(k, decay.growth)
-    state.Wm = (1.0 - decay.a_m) * state.Wm + 1.0
-    state.Ws = (1.0 - decay.a_s) * state.Ws + 1.0
-    if state.n <= robust.min_samples:
-        state.buf.append(x)
-        if state.n < robust.min_samples:
-            return None
-        _initialise(state, feature, robust)
-        return _transformed(x, state.d, feature)
-    gm = 1.0 / state.Wm
-    gs = 1.0 / state.Ws
-    if feature.d_min is not None:
-        u = min(abs(x), robust.d_clip * state.d)
-        state.d = max(state.d + gs * (u - state.d), feature.d_min)
-    y = _transformed(x, state.d, feature)
-    limit = robust.clip_sigma * max(math.sqrt(state.v), feature.s_min)
-    e = min(max(y - state.m, -limit), limit)
-    state.m = state.m + gm * e
-    state.v = (1.0 - gs) * state.v + gs * ((1.0 - gm) * (e * e) / robust.kappa)
-    return y
-
-
-def _initialise(state: Baseline, feature: Feature, robust: Robust) -> None:
-    """Set d, m and v from the collected samples, whatever their order. Numerics 5, INIT."""
-    xs = state.buf
-    count = len(xs)
-    if feature.d_min is not None:
-        a = [abs(x) for x in xs]
-        d = max(robust.mad_consistency * elementary.median(a), feature.d_min)
-        for _ in range(INIT_PASSES):
-            limit = robust.d_clip * d
-            d = max(math.fsum([min(w, limit) for w in a]) / count, feature.d_min)
-        state.d = d
-    ys = [_transformed(x, state.d, feature) for x in xs]
-    m = elementary.median(ys)
-    spread = elementary.median([abs(y - m) for y in ys])
-    s = max(robust.mad_consistency * spread, feature.s_min)
-    for _ in range(INIT_PASSES):
-        limit = robust.clip_sigma * s
-        u = [min(max(y - m, -limit), limit) for y in ys]
-        shift = math.fsum(u) / count
-        var = math.fsum([w * w for w in u]) / count - shift * shift
-        m += shift
-        s = max(math.sqrt(max(var, 0.0) / robust.kappa), feature.s_min)
-    state.m = m
-    state.v = s * s
-    state.buf = []
-
-
-def _clamp_bounds(state: Baseline, feature: Feature, robust: Robust) -> tuple[float, float]:
-    """Quartiles of x in sigma, widened by k interquartile ranges. Numerics 8."""
-    q1 = state.sketch.quantile(0.25)
-    q3 = state.sketch.quantile(0.75)
-    assert q1 is not None
-    assert q3 is not None
-    s = max(math.sqrt(state.v), feature.s_min)
-    z1 = (_transformed(q1, state.d, feature) - state.m) / s
-    z3 = (_transformed(q3, state.d, feature) - state.m) / s
-    reach = robust.clamp_iqr_k * max(z3 - z1, robust.clamp_iqr_floor)
-    return z1 - reach, z3 + reach
-
-
-def _normalised(
-    state: Baseline, k: int | None, y: float | None, feature: Feature, robust: Robust
-) -> Normalised:
-    """Step 6 of numerics 5: z of y and q of bin k against the state as it is now."""
-    n = state.n
-    lo = state.clamp_lo
-    hi = state.clamp_hi
-    if n < robust.min_samples:
-        return Normalised(None, None, None, None, None, False, lo, hi, "none", n)
-    m = state.m
-    d = None if feature.d_min is None else state.d
-    s = math.sqrt(state.v)
-    floored = s <= feature.s_min
-    if floored:
-        s = feature.s_min
-    confidence: Confidence = "low" if n < robust.low_confidence_samples else "ok"
-    if k is None or y is None:
-        return Normalised(None, None, m, s, d, floored, lo, hi, confidence, n)
-    q = state.sketch.rank_at(k) if feature.ranked else None
-    return Normalised((y - m) / s, q, m, s, d, floored, lo, hi, confidence, n)
 
 
 # --- bytes -----------------------------------------------------------------------------------

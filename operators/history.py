@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-
 import msgspec
+
+from operators.kernel import value_at, values_to
 
 
 class History(msgspec.Struct):
@@ -21,7 +21,10 @@ class History(msgspec.Struct):
         assert not self.labels or label_ms > self.labels[-1], (label_ms, self.labels[-1:])
         self.labels.append(label_ms)
         for name, value in values.items():
-            self.values.setdefault(name, []).append(value)
+            column = self.values.get(name)
+            if column is None:
+                column = self.values[name] = []
+            column.append(value)
         if len(self.labels) > limit:
             del self.labels[0]
             for column in self.values.values():
@@ -40,11 +43,8 @@ class History(msgspec.Struct):
         >>> history.at("mid", 60_000), history.at("mid", 120_000)
         (1.5, None)
         """
-        index = bisect_left(self.labels, label_ms)
-        if index == len(self.labels) or self.labels[index] != label_ms:
-            return None
-        return self.values[name][index]
+        return value_at(self.labels, self.values.get(name, []), label_ms)
 
     def window(self, name: str, label_ms: int, bars: int, bar_ms: int) -> list[float | None]:
         """Return the values of the last bars up to a label, oldest first, NULL where one lacks."""
-        return [self.at(name, label_ms - k * bar_ms) for k in range(bars - 1, -1, -1)]
+        return values_to(self.labels, self.values.get(name, []), label_ms, bars, bar_ms)

@@ -5,6 +5,7 @@ A minute is named by its close: the bar labelled 09:30:00 covers [09:29:00, 09:3
 """
 
 from datetime import UTC, datetime
+from functools import lru_cache
 
 MINUTE_MS = 60_000
 DAY_MS = 86_400_000
@@ -47,5 +48,12 @@ def iso(time_ms: int) -> str:
     ('2025-09-03T09:30:00Z', '2025-09-03T09:30:00.142Z')
     """
     seconds, millis = divmod(time_ms, 1000)
-    text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    day, second = divmod(seconds, 86_400)
+    hour, second = divmod(second, 3600)
+    text = f"{_date_of(day)}T{hour:02d}:{second // 60:02d}:{second % 60:02d}"
     return f"{text}.{millis:03d}Z" if millis else f"{text}Z"
+
+
+@lru_cache(maxsize=8)  # a row asks for today
+def _date_of(day: int) -> str:
+    return datetime.fromtimestamp(day * 86_400, UTC).date().isoformat()

@@ -13,20 +13,13 @@ from math import fsum
 
 import msgspec
 
-from operators.baselines import (
-    Baseline,
-    Decay,
-    Feature,
-    Normalised,
-    Robust,
-    apply,
-    checkpoint,
-    fresh,
-)
-from operators.formulas import flow, positioning
-from operators.formulas.elementary import mean, round12, rounded
-from operators.formulas.price import range_ratio, realized_volatility, simple_return
+from operators import kernel
+from operators.baselines import Checkpoint, Decay, Feature, Robust, fresh
+from operators.formulas import positioning
+from operators.formulas.elementary import mean
+from operators.formulas.price import range_ratio, simple_return
 from operators.history import History
+from operators.kernel import round12, rounded
 from operators.lattice import HOUR_MS, MINUTE_MS, day_of, iso
 from operators.normal_state import (
     ALL,
@@ -57,9 +50,24 @@ LONG_HISTORY_BARS = SLOPE_BARS
 PARTS_KEPT: dict[Timeframe, int] = {"1m": 16, "15m": 4}
 REMEMBERED = ("oi_close_base", "basis_bp_m_1", "funding_h_1", "cvd_delta_m_1")
 HOURLY = "hourly"
-PRICED = ("ret_abs", "ret_abs_5")  # features that a return beyond the bound does not feed
 # A longer timeframe, that of its parts, and how many there are.
 LONGER: tuple[tuple[Timeframe, Timeframe, int], ...] = (("15m", "1m", 15), ("1h", "15m", 4))
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """What is fixed for one baseline of a timeframe.
+
+    names : of the columns for z, q, location, scale and divisor, None where there is none.
+    raw : columns of a bar that the source is made of. warm : whether `warmup` waits for it.
+    """
+
+    feature: Feature
+    decay: Decay
+    source: str
+    names: tuple[str | None, ...]
+    hourly: bool
+    raw: tuple[str, ...]
+    warm: bool
 
 
 class _Tf:
@@ -76,13 +84,21 @@ class _Tf:
             for column in features.columns
             if column.name in self.names and (tf == MINUTE_TF or column.rollup != "alias")
         )
-        decay = decay_of(features.decay.of(tf))
+        self.blank: Columns = dict.fromkeys(self.columns)
+        decay, warm = decay_of(features.decay.of(tf)), _features_in_use(packs, tf)
         self.entries = tuple(
-            (n, _feature_of(n), decay if n.decay is None else decay_of(n.decay))
+            Entry(
+                _feature_of(n),
+                decay if n.decay is None else decay_of(n.decay),
+                n.source,
+                (n.z, n.q, n.mean, n.scale, n.divisor),
+                n.sampled == HOURLY,
+                _raw_columns(n.source, features),
+                n.feature in warm,
+            )
             for n in features.normalised
             if tf in n.tfs
         )
-        self.warm = _features_in_use(packs, tf)
 
 
 class Normalize:
@@ -95,12 +111,11 @@ class Normalize:
         self._tfs = {tf: _Tf(tf, packs) for tf in schema.TIMEFRAMES}
         self._folder = Folder(features)
         self._layout = self._folder.digest
-        self._raw_of = {n.feature: _raw_columns(n.source, features) for n in features.normalised}
 
     def codec(self) -> NormaliseCodec:
         """Return how the state is stored."""
         known = {
-            tf: tuple(entry.feature for entry, _, _ in fixed.entries)
+            tf: tuple(entry.feature.name for entry in fixed.entries)
             for tf, fixed in self._tfs.items()
         }
         return NormaliseCodec(self._robust, self._layout, known)
@@ -131,7 +146,7 @@ class Normalize:
             take_back(state, own, label)
         state.symbol = bar.symbol
         state.undo = undo = undo_of(state, own)
-        columns: Columns = dict.fromkeys(fixed.columns)
+        columns: Columns = fixed.blank.copy()
         columns |= bar.columns
         self._look_back(state, own, label, columns)
         clamps = self._complete(own, fixed, label, columns, undo, bar.columns)
@@ -193,7 +208,7 @@ class Normalize:
             folded, reasons = self._folder.fold(
                 parts, label, expected=count, part_min=TIMEFRAME_MIN[part_tf]
             )
-            columns: Columns = dict.fromkeys(fixed.columns)
+            columns: Columns = fixed.blank.copy()
             columns |= folded
             columns["dq_status"], columns["dq_reasons"] = grade(reasons)
             columns["ingest_ts"] = iso(item.phase.clock_ms)
@@ -217,7 +232,7 @@ class Normalize:
         columns |= dict.fromkeys(RETURNS, ret)
         columns |= dict.fromkeys(("ret_abs_m_1", "ret_abs_m_5"), None if ret is None else abs(ret))
         mids = minutes.window("mid_close", label, fixed.minutes + 1, MINUTE_MS)
-        columns["rv_m_1"] = rounded(realized_volatility([m for m in mids if m is not None]))
+        columns["rv_m_1"] = rounded(kernel.realized_volatility([m for m in mids if m is not None]))
         columns["atr_proxy_m_1"] = rounded(
             range_ratio(columns["high"], columns["low"], columns["mid_close"])
         )
@@ -347,72 +362,20 @@ class Normalize:
         given: Columns,
     ) -> dict[str, tuple[float, float]]:
         """Fill z, q and the audit columns; return the scorer's clamp bounds by z column."""
-        clamps: dict[str, tuple[float, float]] = {}
-        warmup = False
-        floored = []
-        for entry, feature, decay in fixed.entries:
-            baseline = own.baselines.get(entry.feature)
-            if baseline is None:
-                baseline = own.baselines[entry.feature] = fresh(self._robust)
-            if entry.sampled == HOURLY and label % HOUR_MS:
-                self._write_divisor(entry, baseline, columns)
-            else:
-                x = _input_of(entry, columns)
-                if undo is not None:
-                    undo.checkpoints[entry.feature] = checkpoint(
-                        baseline,
-                        x,
-                        label_ms=label,
-                        feature=feature,
-                        decay=decay,
-                        robust=self._robust,
-                    )
-                result = apply(
-                    baseline,
-                    x,
-                    label_ms=label,
-                    dq=columns["dq_status"],
-                    feature=feature,
-                    decay=decay,
-                    robust=self._robust,
-                )
-                self._write(entry, result, columns, clamps)
-                if result.floored and result.z is not None:
-                    floored.append(entry.feature)
-                if entry.feature == "vol":
-                    columns["q_confidence"] = result.confidence
-            if entry.feature in fixed.warm and baseline.n < self._robust.min_samples:
-                warmup = warmup or all(name in given for name in self._raw_of[entry.feature])
-        columns["warmup"] = warmup
-        columns["scale_floored"] = floored
+        if len(own.baselines) < len(fixed.entries):
+            for entry in fixed.entries:
+                if entry.feature.name not in own.baselines:
+                    own.baselines[entry.feature.name] = fresh(self._robust)
+        make = None if undo is None else Checkpoint
+        clamps, columns["scale_floored"], young, checkpoints = kernel.normalise(
+            own.baselines, fixed.entries, columns, label, self._robust, make
+        )
+        if undo is not None:
+            undo.checkpoints = checkpoints
+        columns["warmup"] = any(
+            entry.warm and all(name in given for name in entry.raw) for entry in young
+        )
         return clamps
-
-    def _write(
-        self,
-        entry: schema.Normalised,
-        result: Normalised,
-        columns: Columns,
-        clamps: dict[str, tuple[float, float]],
-    ) -> None:
-        if entry.z is not None:
-            columns[entry.z] = rounded(result.z)
-            if result.z is not None:
-                clamps[entry.z] = (round12(result.clamp_lo), round12(result.clamp_hi))
-        if entry.q is not None:
-            columns[entry.q] = rounded(result.q)
-        if entry.mean is not None:
-            columns[entry.mean] = rounded(result.mean)
-        if entry.scale is not None:
-            columns[entry.scale] = rounded(result.scale)
-        if entry.divisor is not None:
-            columns[entry.divisor] = rounded(result.divisor)
-
-    def _write_divisor(
-        self, entry: schema.Normalised, baseline: Baseline, columns: Columns
-    ) -> None:
-        """Fill what a baseline says between its samples."""
-        if entry.divisor is not None and baseline.n >= self._robust.min_samples:
-            columns[entry.divisor] = round12(baseline.d)
 
     def _strength(self, columns: Columns) -> None:
         """Relative strength (plan 6.3): NULL terms count zero and are marked."""
@@ -492,20 +455,6 @@ def _looked_at(detector: Detector) -> set[str]:
     return {*detector.required, *detector.inputs, *support}
 
 
-def _input_of(entry: schema.Normalised, columns: Columns) -> float | None:
-    """Return the raw value of a feature, NULL by the rules of numerics 2."""
-    value: float | None = columns[entry.source]
-    if entry.feature == "vol":
-        # A bar without prints is no sample; where prints are not counted, no volume says the same.
-        count = columns["trade_count_m_1"]
-        return None if (value == 0.0 if count is None else count == 0) else value
-    if entry.feature in PRICED and "price_sanity" in columns["dq_reasons"]:
-        return None
-    if entry.feature == "spread" and value is not None and value <= 0.0:
-        return None
-    return value
-
-
 def _raw_columns(name: str, features: FeaturePack) -> tuple[str, ...]:
     """Return the columns of a bar that a column is made of: those that read feeds directly."""
     inputs = {column.name: column.inputs for column in features.columns}
@@ -532,7 +481,7 @@ def _cvd_window(history: History, label: int, minutes: int, columns: Columns) ->
     deltas = [delta for delta in window if delta is not None]
     if len(deltas) == SLOPE_BARS:
         columns["cvd_delta_m_5"] = round12(fsum(deltas))
-        columns["cvd_slope_m_5"] = round12(flow.slope(deltas) / minutes)
+        columns["cvd_slope_m_5"] = round12(kernel.slope(deltas) / minutes)
 
 
 def _positioning(history: History, label: int, back: int, columns: Columns) -> None:

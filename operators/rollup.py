@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from math import fsum
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -51,6 +52,7 @@ class Folder:
         self._columns = tuple((column.name, str(column.rollup)) for column in folded)
         self.layout = tuple(name for name, _ in self._columns)
         self.digest = blake2b("\n".join(self.layout).encode(), digest_size=8).hexdigest()
+        self._read = itemgetter(*self.layout)
         self._volume = self.layout.index(VOLUME)
         self._imbalance = self.layout.index(IMBALANCE)
 
@@ -63,7 +65,7 @@ class Folder:
             reasons,
             int(columns["dq_status"] != DQ_OK and not forgiven),
             int(columns["dq_status"] == DQ_STALE),
-            [columns[name] for name in self.layout],
+            list(self._read(columns)),
         )
 
     def part_of_bar(self, label_ms: int, columns: Columns) -> Part:
@@ -73,7 +75,7 @@ class Folder:
             columns["dq_reasons"],
             columns["minutes_not_ok"],
             columns["minutes_missing"],
-            [columns[name] for name in self.layout],
+            list(self._read(columns)),
         )
 
     def fold(
@@ -87,11 +89,14 @@ class Folder:
         enough = expected - self._policy.stale_share * expected
         last = parts[-1] if parts and parts[-1].label_ms == label_ms else None
         columns: Columns = {}
-        for index, (name, fold) in enumerate(self._columns):
+        rows = [part.values for part in parts] or [[None] * len(self._columns)]
+        for index, ((name, fold), values) in enumerate(
+            zip(self._columns, zip(*rows, strict=True), strict=True)
+        ):
             if fold == "last":
                 columns[name] = None if last is None else last.values[index]
                 continue
-            known = [part.values[index] for part in parts if part.values[index] is not None]
+            known = [value for value in values if value is not None] if None in values else values
             short = fold == "sum" and self._is_short(parts, index)
             scarce = fold in _NEED_COVERAGE and len(known) <= enough
             columns[name] = _FOLDS[fold](known) if known and not (short or scarce) else None
@@ -134,15 +139,15 @@ class Folder:
 # --- folds over the known values, in time order --------------------------------------------------
 
 
-def _first(values: list[Any]) -> Any:
+def _first(values: Sequence[Any]) -> Any:
     return values[0]
 
 
-def _last(values: list[Any]) -> Any:
+def _last(values: Sequence[Any]) -> Any:
     return values[-1]
 
 
-def _sum(values: list[Any]) -> Any:
+def _sum(values: Sequence[Any]) -> Any:
     if isinstance(values[0], int):
         total = 0
         for value in values:
@@ -151,21 +156,21 @@ def _sum(values: list[Any]) -> Any:
     return round12(fsum(values))
 
 
-def _mean(values: list[float]) -> float:
+def _mean(values: Sequence[float]) -> float:
     return round12(mean(values))
 
 
-def _median(values: list[float]) -> float:
+def _median(values: Sequence[float]) -> float:
     return round12(median(values))
 
 
-def _p95(values: list[float]) -> float:
+def _p95(values: Sequence[float]) -> float:
     """Return the smallest value that at least 95 % do not exceed."""
     ordered = sorted(values)
     return ordered[-(-95 * len(ordered) // 100) - 1]
 
 
-_FOLDS: dict[str, Callable[[list[Any]], Any]] = {
+_FOLDS: dict[str, Callable[[Sequence[Any]], Any]] = {
     "first": _first,
     "last": _last,
     "last_known": _last,

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from operators import native
+
+if "ALPHA_PLAIN" in os.environ:  # as if the inner loops had not been compiled
+    sys.modules[f"{native.PACKAGE}.{native.expected_module()}"] = None  # type: ignore[assignment]
 
 from dataflows.connectors.ticklog import TickLogWriter
 from fixtures.market import Episode, FrameOptions, Scenario, default_assets, lines

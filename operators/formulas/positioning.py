@@ -9,40 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from operators.formulas.elementary import mean, round12
 from operators.records import Context
 
-BP = 10_000.0
 
-
-def is_sample(context: Context) -> bool:
-    """Tell whether a context says how much is open, and at what mark."""
-    return context.open_interest_base is not None and context.mark_px is not None
-
-
-def has_index(context: Context) -> bool:
-    """Tell whether a context says where the index is."""
-    return context.oracle_px is not None and context.oracle_px > 0.0
-
-
-def open_interest_quote(context: Context) -> float:
-    """Return a sample's open interest in quote currency: coins times its own mark."""
-    assert context.open_interest_base is not None
-    assert context.mark_px is not None
-    return round12(context.open_interest_base * context.mark_px)
-
-
-def basis_bp(contexts: Sequence[Context]) -> float | None:
-    """Return the mean premium of the mark over the index in basis points.
-
-    NULL when no context has both prices; an index at or below zero is none.  Build plan 5.4.
-    """
-    samples = [
-        (context.mark_px - context.oracle_px) / context.oracle_px * BP
-        for context in contexts
-        if context.mark_px is not None and context.oracle_px is not None and context.oracle_px > 0.0
-    ]
-    return mean(samples) if samples else None
+def newest_sample(contexts: Sequence[Context], before: Context | None) -> Context | None:
+    """Return the last context that says how much is open and at what mark, else `before`."""
+    for context in reversed(contexts):
+        if context.open_interest_base is not None and context.mark_px is not None:
+            return context
+    return before
 
 
 def newest_funding(contexts: Sequence[Context], before: float | None) -> float | None:

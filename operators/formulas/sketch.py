@@ -7,30 +7,14 @@ keys, so no result depends on the order in which bins came into being.  Numerics
 
 from bisect import bisect_left
 from copy import copy
-from math import frexp, fsum, ldexp
+from math import fsum, ldexp
 
 import msgspec
 
-PER_OCTAVE = 32
-EXPONENT_SHIFT = 1100  # above the smallest exponent frexp can return, so that keys of x > 0 are > 0
-WEIGHT_MAX = 1099511627776.0  # 2^40
-WEIGHT_SHRINK = 1.0 / WEIGHT_MAX  # a power of two: rescaling is exact
+from operators import kernel
+from operators.kernel import EXPONENT_SHIFT, PER_OCTAVE, key
 
-
-def key(x: float, x_zero: float) -> int:
-    """Bin of x: 0 within x_zero of zero, else the sign and 1 + index of its linear sub-octave.
-
-    Keys sort as the values do. Numerics 7.
-
-    >>> key(1.5, 0.0), key(-1.5, 0.0), key(0.5, 1.0)
-    (35249, -35249, 0)
-    """
-    w = abs(x)
-    if w <= x_zero:
-        return 0
-    f, e = frexp(w)
-    k = (e + EXPONENT_SHIFT) * PER_OCTAVE + int((f - 0.5) * (2 * PER_OCTAVE)) + 1
-    return k if x > 0.0 else -k
+__all__ = ["Sketch", "edges", "key"]
 
 
 def edges(k: int) -> tuple[float, float]:
@@ -68,29 +52,11 @@ class Sketch(msgspec.Struct):
 
     def add_at(self, k: int, growth: float) -> None:
         """Count a sample of bin k, `growth` times as heavy as the sample before it."""
-        w = self.w * growth
-        if w >= WEIGHT_MAX:
-            w *= WEIGHT_SHRINK
-            self.t *= WEIGHT_SHRINK
-            self.weights = [b * WEIGHT_SHRINK for b in self.weights]
-        keys = self.keys
-        at = bisect_left(keys, k)
-        if at < len(keys) and keys[at] == k:
-            self.weights[at] += w
-        else:
-            keys.insert(at, k)
-            self.weights.insert(at, w)
-        self.t += w
-        self.w = w
-
-    def rescales(self, growth: float) -> bool:
-        """Return whether the next `add` shrinks all weights."""
-        return self.w * growth >= WEIGHT_MAX
+        kernel.add_at(self, k, growth)
 
     def weight_at(self, k: int) -> float | None:
         """Weight of bin k; None when it is not in use."""
-        at = bisect_left(self.keys, k)
-        return self.weights[at] if at < len(self.keys) and self.keys[at] == k else None
+        return kernel.weight_at(self, k)
 
     def put_at(self, k: int, weight: float | None) -> None:
         """Make bin k hold `weight`, None for not in use; the total is the caller's business."""
@@ -115,14 +81,7 @@ class Sketch(msgspec.Struct):
 
     def rank_at(self, k: int) -> float | None:
         """Rank of a value of bin k, as `rank`."""
-        keys = self.keys
-        if not keys:
-            return None
-        weights = self.weights
-        at = bisect_left(keys, k)
-        own = weights[at] if at < len(keys) and keys[at] == k else 0.0
-        below = fsum(reversed(weights[:at]))  # heavy bins first: the same bits, a quarter faster
-        return (below + 0.5 * own) / self.t
+        return kernel.rank_at(self, k)
 
     def quantile(self, p: float) -> float | None:
         """Value below which the share p in [0, 1] lies, linear within a bin; None when empty."""

@@ -11,14 +11,12 @@ from hypothesis import strategies as st
 
 from operators.formulas.elementary import round12
 from operators.formulas.positioning import (
-    BP,
-    basis_bp,
     change,
-    is_sample,
     newest_funding,
-    open_interest_quote,
+    newest_sample,
     rate_of_change,
 )
+from operators.kernel import contexts_of
 from operators.records import Context
 
 ULP = Fraction(1, 2**52)  # one unit in the last place of 1.0
@@ -43,26 +41,36 @@ def context(
 )
 def test_a_sample_has_coins_and_a_mark(oi: Number, mark: Number, sample: bool) -> None:
     """The index and the rate may be missing; zero coins are a number."""
-    assert is_sample(context(oi, mark)) is sample
-    assert is_sample(context(oi, mark, None, None)) is sample
+    for one in (context(oi, mark), context(oi, mark, None, None)):
+        levels, newest, _, _ = contexts_of([one])
+        assert (len(levels), newest) == ((1, one) if sample else (0, None))
+        assert newest_sample([one], None) is newest
 
 
 @given(st.floats(0, 1e15), st.floats(1e-9, 1e12))
 def test_oracle_open_interest_in_quote(oi: float, mark: float) -> None:
     """The exact product, rounded to a double and then to twelve digits."""
-    found = open_interest_quote(context(oi, mark))
+    (found,) = contexts_of([context(oi, mark)])[0]
     assert found == round12(float(Fraction(oi) * Fraction(mark)))
     assert str(found) != "-0.0"
 
 
-@pytest.mark.parametrize("incomplete", [context(oi=None), context(mark=None)])
-def test_only_samples_have_a_level(incomplete: Context) -> None:
-    """Asking for another one is a bug of the caller."""
-    with pytest.raises(AssertionError):
-        open_interest_quote(incomplete)
+def test_the_newest_sample_is_the_last_that_has_all() -> None:
+    """Of the minute, else the one from before."""
+    contexts = [context(oi=1.0), context(oi=2.0), context(oi=None), context(mark=None)]
+    assert newest_sample(contexts, None) is contexts[1]
+    assert contexts_of(contexts)[:2] == ([1.0, 2.0], contexts[1])
+    assert newest_sample(contexts[2:], contexts[0]) is contexts[0]
+    assert contexts_of(contexts[2:])[:2] == ([], None)
 
 
 # --- basis ---------------------------------------------------------------------------------------
+
+
+def basis_bp(contexts: list[Context]) -> float | None:
+    """Return the mean basis of a minute's contexts."""
+    return contexts_of(contexts)[2]
+
 
 pairs = st.tuples(st.none() | st.floats(50, 200), st.none() | st.floats(50, 200))
 
@@ -93,7 +101,6 @@ def test_oracle_basis(given_pairs: list[tuple[Number, Number]], rng: random.Rand
 )
 def test_basis_of_one_context(mark: float, oracle: float, expected: float) -> None:
     """A mark above the index is a premium; a basis point is a ten-thousandth."""
-    assert BP == 10_000.0
     assert basis_bp([context(mark=mark, oracle=oracle)]) == expected
 
 
@@ -115,6 +122,8 @@ def test_no_basis_without_both_prices(contexts: list[Context]) -> None:
 def test_an_index_of_zero_is_no_index() -> None:
     """The feed lets none through; a formula never raises on data."""
     assert basis_bp([context(mark=100.0, oracle=0.0)]) is None
+    assert contexts_of([context(oracle=0.0), context(oracle=None)])[3] is False
+    assert contexts_of([context(oracle=0.0), context(mark=None, oracle=1.0)])[3] is True
 
 
 # --- funding -------------------------------------------------------------------------------------

@@ -14,22 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from operators.formulas.crosssection import dispersion, lead_index
-from operators.formulas.flow import notional, slope
-from operators.formulas.liquidity import (
-    DEPTH_LEVELS,
-    Depth,
-    Span,
-    depth_median,
-    depth_of,
-    imbalance_mean,
-    is_crossed,
-    microprice,
-    mid_at,
-    quote_at,
-    spans,
-    spread_columns,
-)
+from operators.formulas.liquidity import is_crossed, microprice, mid
 from operators.formulas.price import range_ratio, realized_volatility, simple_return
+from operators.kernel import DEPTH_LEVELS, depth_columns, notional, slope, top_of_book
 from operators.records import Book, Quote, Trade
 
 ULP = Fraction(1, 2**52)  # one unit in the last place of 1.0
@@ -142,9 +129,9 @@ def test_oracle_notional(prints: list[Trade]) -> None:
         float(sum(part for part, is_buy in parts if not is_buy)),
         float(sum(part for part, _ in parts)),
     )
-    assert notional(prints) == expected
+    assert notional(prints) == ([t.px for t in prints], *expected)
     exact = sum((Fraction(t.px) * Fraction(t.sz) for t in prints), Fraction(0))
-    assert close_to(notional(prints)[2], exact, ulps=2)
+    assert close_to(notional(prints)[3], exact, ulps=2)
 
 
 @settings(max_examples=40, deadline=None)
@@ -153,12 +140,12 @@ def test_property_notional_has_no_order(prints: list[Trade], rng: random.Random)
     """The same prints in any order give the same bits."""
     shuffled = prints.copy()
     rng.shuffle(shuffled)
-    assert notional(shuffled) == notional(prints)
+    assert notional(shuffled)[1:] == notional(prints)[1:]
 
 
 def test_no_prints_is_no_volume() -> None:
     """Zero volume is known, not missing."""
-    assert notional([]) == (0.0, 0.0, 0.0)
+    assert notional([]) == ([], 0.0, 0.0, 0.0)
 
 
 def least_squares(levels: Sequence[Fraction]) -> Fraction:
@@ -251,31 +238,34 @@ quote_lists = st.lists(tops, max_size=10).map(lambda qs: sorted(qs, key=lambda q
 carries = st.none() | tops
 
 
-@settings(max_examples=40, deadline=None)
-@given(carries, quote_lists)
-def test_oracle_spans_cover_each_millisecond_once(carry: Quote | None, quotes: list[Quote]) -> None:
-    """Walking the minute millisecond by millisecond finds the same top in the same place."""
-    covered = spans(carry, quotes, START, END)
-    assert all(a.to_ms == b.from_ms for a, b in pairwise(covered))
-    assert not covered or covered[-1].to_ms == END
-    for ms in range(START, END):
-        top = in_force(carry, quotes, ms)
-        holding = [span for span in covered if span.from_ms <= ms < span.to_ms]
-        if top is None:
-            assert holding == []
-        else:
-            (span,) = holding
-            assert (span.bid, span.ask) == (top.bid_px, top.ask_px)
+def spreads(
+    carry: Quote | None, quotes: list[Quote], start: int = START, end: int = END
+) -> tuple[float | None, float | None]:
+    """Return mean and 95th percentile of the spreads of a minute."""
+    _, _, _, mean, p95 = top_of_book(carry, quotes, start, end, start)
+    return mean, p95
 
 
 @settings(max_examples=40, deadline=None)
 @given(carries, quote_lists)
-def test_oracle_mid_at(carry: Quote | None, quotes: list[Quote]) -> None:
-    """At every instant the mid of the last quote at or before it."""
-    covered = spans(carry, quotes, START, END)
-    for at_ms in range(START - 3, END + 3):
-        top = None if at_ms < START else in_force(carry, quotes, at_ms)
-        assert mid_at(covered, at_ms) == naive_mid(top)
+def test_oracle_a_mid_for_each_top_in_time_order(carry: Quote | None, quotes: list[Quote]) -> None:
+    """What carried in comes first, also for no time; a one-sided top has none."""
+    tops = quotes if carry is None else [carry, *quotes]
+    expected = [found for top in tops if (found := naive_mid(top)) is not None]
+    assert top_of_book(carry, quotes, START, END, START)[0] == expected
+
+
+@settings(max_examples=40, deadline=None)
+@given(carries, quote_lists)
+def test_oracle_the_top_at_an_instant_and_at_the_end(
+    carry: Quote | None, quotes: list[Quote]
+) -> None:
+    """The last quote at or before it, else the one that carried in."""
+    for at_ms in range(START, END + 3):
+        _, now, then, _, _ = top_of_book(carry, quotes, START, END, at_ms)
+        assert now is in_force(carry, quotes, END)
+        assert then is in_force(carry, quotes, at_ms)
+        assert mid(then) == naive_mid(then)
 
 
 @settings(max_examples=40, deadline=None)
@@ -287,7 +277,7 @@ def test_oracle_spread_columns(carry: Quote | None, quotes: list[Quote]) -> None
         top = in_force(carry, quotes, ms)
         if top is not None and top.bid_px is not None and top.ask_px is not None:
             each.append(Fraction(top.ask_px) - Fraction(top.bid_px))
-    mean, p95 = spread_columns(spans(carry, quotes, START, END))
+    mean, p95 = spreads(carry, quotes)
     if not each:
         assert (mean, p95) == (None, None)
         return
@@ -296,54 +286,43 @@ def test_oracle_spread_columns(carry: Quote | None, quotes: list[Quote]) -> None
     assert p95 == float(min(enough))
 
 
-def test_spans_of_a_minute() -> None:
+def test_the_tops_of_a_minute() -> None:
     r"""What held before, then two quotes; the last one of an instant holds.
 
     START      +10           +40        END
       |- carry -|---- 98/102 -|-- 97/ -- |
                 (99/101 for 0 ms)
     """
-    covered = spans(
-        quote(START - 500, 95.0, 105.0),
-        [quote(START + 10), quote(START + 10, 98.0, 102.0), quote(START + 30, 97.0, None)],
-        START,
-        END,
-    )
-    assert covered == [
-        Span(START, START + 10, 95.0, 105.0),
-        Span(START + 10, START + 10, 99.0, 101.0),
-        Span(START + 10, START + 30, 98.0, 102.0),
-        Span(START + 30, END, 97.0, None),
-    ]
-    assert [span.mid for span in covered] == [100.0, 100.0, 100.0, None]
-    assert spread_columns(covered) == ((10 * 10 + 20 * 4) / 30, 10.0)
+    carry = quote(START - 500, 95.0, 105.0)
+    quotes = [quote(START + 10), quote(START + 10, 98.0, 102.0), quote(START + 30, 97.0, None)]
+    mids, now, then, mean, p95 = top_of_book(carry, quotes, START, END, START + 10)
+    assert mids == [100.0, 100.0, 100.0]
+    assert (now, then) == (quotes[2], quotes[1])
+    assert (mean, p95) == ((10 * 10 + 20 * 4) / 30, 10.0)
 
 
 def test_a_minute_that_nobody_quoted() -> None:
-    """No spans, no mid, no spread."""
-    assert spans(None, [], START, END) == []
-    assert mid_at([], START) is None
-    assert spread_columns([]) == (None, None)
+    """No mid, no top, no spread."""
+    assert top_of_book(None, [], START, END, START) == ([], None, None, None, None)
+    assert mid(None) is None
 
 
 def test_one_value_held_all_minute() -> None:
     """A book that never moves has one spread, also at the 95th percentile."""
-    covered = spans(quote(0), [], START, END)
-    assert covered == [Span(START, END, 99.0, 101.0)]
-    assert spread_columns(covered) == (2.0, 2.0)
-    assert mid_at(covered, END) == 100.0
+    held = quote(0)
+    assert top_of_book(held, [], START, END, END) == ([100.0], held, held, 2.0, 2.0)
 
 
 @pytest.mark.parametrize(("wide_ms", "p95"), [(0, 2.0), (50, 2.0), (51, 6.0), (1000, 6.0)])
 def test_the_percentile_is_reached_at_95_percent_of_the_time(wide_ms: int, p95: float) -> None:
     """A spread that held for 5 % of a second does not count, for a millisecond more it does."""
     quotes = [quote(2000 - wide_ms, 97.0, 103.0)]
-    assert spread_columns(spans(quote(0), quotes, 1000, 2000))[1] == p95
+    assert spreads(quote(0), quotes, 1000, 2000)[1] == p95
 
 
 def test_a_locked_book_has_a_spread_of_zero() -> None:
     """Bid equal to ask is two-sided: zero is the spread, not a missing one."""
-    assert spread_columns(spans(quote(0, 100.0, 100.0), [], START, END)) == (0.0, 0.0)
+    assert spreads(quote(0, 100.0, 100.0), []) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -367,53 +346,57 @@ def test_only_a_bid_above_the_ask_contradicts_itself(bid: Side, ask: Side, cross
 level_lists = st.lists(st.tuples(st.floats(1e-6, 1e6), st.floats(1e-6, 1e6)), max_size=9).map(tuple)
 
 
+def book(at_ms: int, bid: float | None = 1.0, ask: float | None = 1.0) -> Book:
+    """Return a snapshot of one level a side, of so much quote currency."""
+    return Book(
+        0,
+        at_ms,
+        () if bid is None else ((1.0, bid),),
+        () if ask is None else ((1.0, ask),),
+    )
+
+
 @settings(max_examples=60, deadline=None)
 @given(level_lists, level_lists)
 def test_oracle_depth_of_a_snapshot(
     bids: tuple[tuple[float, float], ...], asks: tuple[tuple[float, float], ...]
 ) -> None:
     """Each side the exact sum of five products, rounded once; none without the other."""
-    found = depth_of(Book(0, 7, bids, asks))
+    found = depth_columns(None, [Book(0, START, bids, asks)], START, END)
     if not bids or not asks:
-        assert found is None
+        assert found == (None, None)
         return
-    exact = [float(sum(Fraction(px * sz) for px, sz in side[:5])) for side in (bids, asks)]
-    assert found == Depth(7, *exact)
+    bid, ask = (float(sum(Fraction(px * sz) for px, sz in side[:5])) for side in (bids, asks))
+    assert found == (bid / (bid + ask) * (END - START) / (END - START), bid + ask)
 
 
 @pytest.mark.parametrize("levels", range(1, 9))
 def test_the_sixth_level_does_not_count(levels: int) -> None:
     """Nor any after it; a book of fewer levels has what it has."""
     side = tuple((1.0, 1.0) for _ in range(levels))
-    expected = float(min(levels, DEPTH_LEVELS))
+    expected = float(min(levels, DEPTH_LEVELS)) + 2.0
     assert DEPTH_LEVELS == 5
-    assert depth_of(Book(0, 0, side, ((2.0, 1.0),))) == Depth(0, expected, 2.0)
-    assert depth_of(Book(0, 0, ((2.0, 1.0),), side)) == Depth(0, 2.0, expected)
+    for one in (Book(0, START, side, ((2.0, 1.0),)), Book(0, START, ((2.0, 1.0),), side)):
+        assert depth_columns(None, [one], START, END)[1] == expected
 
 
-depths = st.builds(
-    lambda at, bid, ask: (at, None if bid is None or ask is None else Depth(at, bid, ask)),
-    st.integers(START, END - 1),
-    st.none() | st.floats(1e-3, 1e9),
-    st.none() | st.floats(1e-3, 1e9),
-)
-depth_lists = st.lists(depths, max_size=10).map(lambda found: sorted(found, key=lambda d: d[0]))
-carried = st.none() | depths.map(lambda found: found[1])
+some_depth = st.none() | st.floats(1e-3, 1e9)
+snapshots = st.builds(book, st.integers(START, END - 1), some_depth, some_depth)
+snapshot_lists = st.lists(snapshots, max_size=10).map(lambda b: sorted(b, key=lambda s: s.time_ms))
 
 
 @settings(max_examples=80, deadline=None)
-@given(carried, depth_lists)
-def test_oracle_imbalance_mean(
-    carry: Depth | None, snapshots: list[tuple[int, Depth | None]]
-) -> None:
+@given(st.none() | snapshots, snapshot_lists)
+def test_oracle_imbalance_mean(carry: Book | None, books: list[Book]) -> None:
     """The mean over all milliseconds of the share of what is in force there, if it is known."""
     shares = []
     for ms in range(START, END):
-        held = [depth for at, depth in snapshots if at <= ms]
-        depth = held[-1] if held else carry
-        if depth is not None:
-            shares.append(Fraction(depth.bid) / (Fraction(depth.bid) + Fraction(depth.ask)))
-    found = imbalance_mean(carry, snapshots, START, END)
+        held = [snapshot for snapshot in books if snapshot.time_ms <= ms]
+        top = held[-1] if held else carry
+        if top is not None and top.bids and top.asks:
+            bid, ask = Fraction(top.bids[0][1]), Fraction(top.asks[0][1])
+            shares.append(bid / (bid + ask))
+    found, _ = depth_columns(carry, books, START, END)
     if shares:
         assert close_to(found, sum(shares, Fraction(0)) / len(shares), ulps=4)
         assert found is not None
@@ -423,49 +406,37 @@ def test_oracle_imbalance_mean(
 
 
 def test_imbalance_of_a_minute() -> None:
-    r"""What held before, nothing for a while, then another; one of an instant holds.
+    r"""What held before, nothing for a while, then another; the last of an instant holds.
 
     START      +10          +30        END
       |-- 3/4 --|-- unknown -|-- 1/4 -- |
                              (1/2 for 0 ms)
     """
-    snapshots = [
-        (START + 10, None),
-        (START + 30, Depth(0, 2.0, 2.0)),
-        (START + 30, Depth(0, 1.0, 3.0)),
-    ]
-    assert imbalance_mean(Depth(0, 3.0, 1.0), snapshots, START, END) == 0.5
-    assert imbalance_mean(None, snapshots, START, END) == 0.25
-    assert imbalance_mean(None, snapshots[:1], START, END) is None
-    assert imbalance_mean(Depth(0, 3.0, 1.0), [], START, END) == 0.75
+    books = [book(START + 10, None), book(START + 30, 2.0, 2.0), book(START + 30, 1.0, 3.0)]
+    carry = book(0, 3.0, 1.0)
+    assert depth_columns(carry, books, START, END)[0] == 0.5
+    assert depth_columns(None, books, START, END)[0] == 0.25
+    assert depth_columns(None, books[:1], START, END)[0] is None
+    assert depth_columns(carry, [], START, END)[0] == 0.75
 
 
-def test_a_snapshot_that_held_for_no_time_has_no_share() -> None:
-    """Known for zero milliseconds only: nothing counts."""
-    snapshots = [(START + 5, Depth(0, 1.0, 1.0)), (START + 5, None)]
-    assert imbalance_mean(None, snapshots, START, END) is None
-    assert depth_median(snapshots) == 2.0
+def test_of_one_instant_the_last_snapshot_counts() -> None:
+    """One that was replaced at once has neither a share of the time nor of the median."""
+    books = [book(START + 5, 1.0, 1.0), book(START + 5, None)]
+    assert depth_columns(None, books, START, END) == (None, None)
 
 
 @settings(max_examples=60, deadline=None)
-@given(depth_lists, st.randoms(use_true_random=False))
-def test_oracle_depth_median(snapshots: list[tuple[int, Depth | None]], rng: random.Random) -> None:
-    """As the standard library has it, over the snapshots that are known, in any order."""
-    known = [depth.bid + depth.ask for _, depth in snapshots if depth is not None]
-    rng.shuffle(snapshots)
-    found = depth_median(snapshots)
+@given(snapshot_lists)
+def test_oracle_depth_median(books: list[Book]) -> None:
+    """As the standard library has it, over the snapshots that are known; not what carried in."""
+    by_time = {snapshot.time_ms: snapshot for snapshot in books}
+    known = [b.bids[0][1] + b.asks[0][1] for b in by_time.values() if b.bids and b.asks]
+    _, found = depth_columns(book(0, 5.0, 5.0), books, START, END)
     assert found == (statistics.median(known) if known else None)
 
 
 # --- microprice ----------------------------------------------------------------------------------
-
-
-@settings(max_examples=40, deadline=None)
-@given(carries, quote_lists)
-def test_oracle_quote_at(carry: Quote | None, quotes: list[Quote]) -> None:
-    """At every instant the last quote at or before it, else the one that carried in."""
-    for at_ms in range(START - 3, END + 3):
-        assert quote_at(carry, quotes, at_ms) == in_force(carry, quotes, at_ms)
 
 
 def sized(bid: Side, ask: Side, bid_sz: Side, ask_sz: Side) -> Quote:

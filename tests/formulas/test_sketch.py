@@ -173,8 +173,7 @@ def test_property_a_bin_can_be_put_back(values: list[float], x: float, other: fl
     k = key(x, 0.0)
     weight = sketch.weight_at(k)
     assert weight == dict(zip(kept.keys, kept.weights, strict=True)).get(k)
-    assert sketch.rescales(1.5) is (sketch.w * 1.5 >= 2.0**40)
-    if not sketch.rescales(1.5):
+    if sketch.w * 1.5 < 2.0**40:  # else all weights shrink
         sketch.add(x, 1.5, 0.0)
         assert sketch != kept
         sketch.put_at(k, weight)

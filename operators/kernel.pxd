@@ -1,0 +1,207 @@
+# C types of kernel.py, and in C what its plain form takes from the standard library.
+#
+# No option that changes arithmetic (setup.py): each double operation is the one Python does.
+
+import cython
+
+cdef extern from "math.h" nogil:
+    double c_frexp "frexp"(double x, int* exponent)
+    double fabs(double x)
+    double sqrt(double x)
+
+cdef extern from "Python.h":
+    ctypedef struct PyObject
+    PyObject *item_of "PyList_GET_ITEM"(list values, Py_ssize_t i)  # borrowed
+    bint is_float "PyFloat_CheckExact"(PyObject *item)
+    double double_of "PyFloat_AS_DOUBLE"(PyObject *item)
+
+
+cdef inline (double, int) frexp(double x) noexcept:
+    """math.frexp."""
+    cdef int exponent = 0
+    cdef double fraction = c_frexp(x, &exponent)
+    return fraction, exponent
+
+
+cdef inline double fsum(list values) except? -1.0:
+    """math.fsum: the sum, correctly rounded."""
+    return _sum_of_first(values, len(values))
+
+
+cdef inline double _sum_of_first(list values, Py_ssize_t n) except? -1.0:
+    """Sum of the first n values, correctly rounded.
+
+    A running sum s with its rounding errors summed in c differs from the true sum by less than
+    n^2 u^2 times the sum of magnitudes (Ogita, Rump, Oishi 2005; u = 2^-53). Where four times that
+    in either direction rounds to the same double, that double is the answer; else Python finds it.
+    """
+    cdef Py_ssize_t i
+    cdef double s = 0.0, c = 0.0, a = 0.0, x, t, z, r, rest, bound
+    cdef PyObject *item
+    if n == 0:
+        return 0.0
+    for i in range(n):
+        item = item_of(values, i)
+        if not is_float(item):  # a whole number
+            a = 0.0
+            break
+        x = double_of(item)
+        t = s + x
+        z = t - s
+        c += (s - (t - z)) + (x - z)
+        s = t
+        a += fabs(x)
+    if 1e-200 < a < 1e300 and n < 1000000:
+        bound = 4.0 * <double>n * <double>n * 1.232595164407831e-32 * a
+        r = s + c
+        z = r - s
+        rest = (s - (r - z)) + (c - z)
+        if r + (rest + bound) == r and r + (rest - bound) == r:
+            return r
+    import math
+    return math.fsum(values[:n])
+
+
+cdef inline Py_ssize_t bisect_left(list keys, long long k) except -1:
+    """bisect.bisect_left over whole numbers."""
+    cdef Py_ssize_t low = 0, high = len(keys), middle
+    cdef long long found
+    while low < high:
+        middle = (low + high) >> 1
+        found = keys[middle]
+        if found < k:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+cdef double LN2_HI, LN2_LO, SQRT_HALF, SQRT_TWO, HUGE
+cdef double ROUND_MIN, ROUND_MAX, _WHOLE, _CLEAR
+cdef list _TENS
+cdef double WEIGHT_MAX, WEIGHT_SHRINK
+cdef int PER_OCTAVE, EXPONENT_SHIFT, DEPTH_LEVELS, INIT_PASSES
+cdef long long DAY_MS, HOUR_MS
+cdef tuple PRICED
+cdef object _time_of
+
+@cython.locals(t=double, p=double)
+cdef double _atanh2(double h) noexcept
+
+@cython.locals(f=double, e=int, r=double)
+cpdef double log(double x) except? -1.0
+
+cpdef double log1p(double x) except? -1.0
+
+@cython.locals(w=double, y=double)
+cpdef double asinh(double x) except? -1.0
+
+@cython.locals(q=double)
+cpdef double pow_3_8(double x) except? -1.0
+
+@cython.locals(w=double, ten=double, scaled=double, whole=double)
+cpdef double round12(double x) except? -1.0
+
+cpdef object rounded(object x)
+
+@cython.locals(ordered=list, half=Py_ssize_t)
+cpdef object median(object values)
+
+@cython.locals(before=cython.longlong, now=cython.longlong)
+cpdef list in_time_order(list records)
+
+@cython.locals(latest=cython.longlong, now=cython.longlong)
+cpdef object newest(list records)
+
+cpdef list keys_of(list trades)
+
+@cython.locals(total=double, before=double, mid=double, change=double)
+cpdef object realized_volatility(object mids)
+
+@cython.locals(prices=list, buys=list, sells=list, px=double, sz=double)
+cpdef tuple notional(object trades)
+
+@cython.locals(price=double, base=double)
+cpdef object simple_return(object now, object before)
+
+cpdef object range_ratio(object high, object low, object mid)
+
+@cython.locals(count=Py_ssize_t, index=Py_ssize_t, middle=double, products=list, squares=list, level=double, delta=double, weight=double)
+cpdef double slope(object deltas) except? -1.0
+
+cpdef object mid(object quote)
+
+@cython.locals(bid=double, ask=double, bid_sz=double, ask_sz=double)
+cpdef object microprice(object quote)
+
+@cython.locals(low=double, high=double, px=double)
+cpdef tuple ohlc(list prices)
+
+@cython.locals(low=double, high=double, x=double)
+cpdef bint within_factor(list values, double factor) except? -1
+
+@cython.locals(mids=list, weighted=list, held=dict, total_ms=cython.longlong, at=cython.longlong, time_ms=cython.longlong)
+cpdef tuple top_of_book(object carry, list quotes, long long start_ms, long long end_ms, long long at_ms)
+
+cdef double _middle(double bid, double ask) noexcept
+
+@cython.locals(spread=double)
+cdef long long _hold(dict held, list weighted, double bid, double ask, long long ms) except -1
+
+@cython.locals(left_ms=cython.longlong, ms=cython.longlong)
+cdef object _percentile_95(dict held, long long total_ms)
+
+@cython.locals(depths=list, parts=list, total_ms=cython.longlong, at=cython.longlong, time_ms=cython.longlong, bid=double, ask=double, known=bint, count=Py_ssize_t, index=Py_ssize_t)
+cpdef tuple depth_columns(object carry, list books, long long start_ms, long long end_ms)
+
+@cython.locals(values=list, px=double, sz=double, index=Py_ssize_t)
+cdef double _depth(object levels) except? -1.0
+
+@cython.locals(levels=list, basis=list, has_index=bint)
+cpdef tuple contexts_of(list contexts)
+
+cdef double _premium_bp(double mark, double oracle) except? -1.0
+
+@cython.locals(at=Py_ssize_t)
+cpdef object value_at(list labels, list values, long long label_ms)
+
+@cython.locals(first=cython.longlong, k=cython.longlong)
+cpdef list values_to(list labels, list values, long long label_ms, long long bars, long long bar_ms)
+
+@cython.locals(w=double, f=double, e=int, k=cython.longlong, i=cython.longlong)
+cpdef long long key(double x, double x_zero) except? -1
+
+@cython.locals(w=double, t=double, keys=list, weights=list, at=Py_ssize_t, b=double)
+cpdef object add_at(object sketch, long long k, double growth)
+
+@cython.locals(keys=list, at=Py_ssize_t)
+cpdef object weight_at(object sketch, long long k)
+
+@cython.locals(keys=list, weights=list, at=Py_ssize_t, own=double)
+cpdef object rank_at(object sketch, long long k)
+
+cpdef double transformed(double x, double d, str transform) except? -1.0
+
+cpdef bint in_domain(double x, str transform) except? -1
+
+@cython.locals(w=double, k=object)
+cpdef object checkpoint(object make, object state, object x, long long label_ms, object feature, object decay, object robust)
+
+cpdef tuple apply(object state, object x, long long label_ms, str dq, object feature, object decay, object robust)
+
+cdef int _advance(object state, long long label_ms) except -1
+
+@cython.locals(n=cython.longlong, a_m=double, a_s=double, w_m=double, w_s=double, gm=double, gs=double, d=double, u=double, y=double, m=double, v=double, s_min=double, kappa=double, limit=double, e=double, transform=str)
+cpdef object update(object state, double x, long long k, long long day, object feature, object decay, object robust)
+
+cdef object _initialise(object state, object feature, object robust)
+
+cdef tuple _clamp_bounds(object state, object feature, object robust)
+
+@cython.locals(m=double, s=double, s_min=double)
+cpdef tuple normalised(object state, object k, object y, object feature, object robust)
+
+@cython.locals(clamps=dict, floored=list, young=list, checkpoints=dict, off_hour=bint, least=cython.longlong, names=tuple, result=tuple, index=Py_ssize_t)
+cpdef tuple normalise(dict baselines, tuple entries, dict columns, long long label_ms, object robust, object make)
+
+cpdef object input_of(str name, object value, dict columns)

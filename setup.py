@@ -1,0 +1,52 @@
+"""Compile the inner loops (operators/kernel.py) where Cython and a C compiler are at hand.
+
+Everything else about the build is in pyproject.toml. Without a compiler the install goes on and the
+plain form runs: the same results, slower (docs/decisions/0009-compiled-kernel.md).
+"""
+
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+
+ROOT = Path(__file__).parent
+sys.path.insert(0, str(ROOT))
+
+from operators import native  # noqa: E402
+
+# No contraction of a * b + c into one rounding, and nothing that reorders: the bits are Python's.
+FLAGS = ["-O2", "-ffp-contract=off"]
+DIRECTIVES = {
+    "language_level": "3",
+    "annotation_typing": False,  # types are those of kernel.pxd
+    "boundscheck": True,
+    "wraparound": True,
+}
+
+
+def extensions() -> list[Extension]:
+    """Return the compiled kernel as an optional extension; none without Cython."""
+    try:
+        from Cython.Build import cythonize  # noqa: PLC0415
+    except ImportError:
+        return []
+    folder = ROOT / native.PACKAGE
+    sources = {name: (folder / name).read_bytes() for name in native.SOURCES}
+    name = native.module_name(sources)
+    for stale in folder.glob(f"{native.STEM}*"):
+        stale.unlink()
+    build = ROOT / "build" / "kernel"
+    copied = build / native.PACKAGE
+    copied.mkdir(parents=True, exist_ok=True)
+    (copied / "__init__.py").touch()
+    text = native.text_to_compile(sources["kernel.py"].decode())
+    (copied / f"{name}.py").write_text(text)
+    (copied / f"{name}.pxd").write_bytes(sources["kernel.pxd"])
+    source = (copied / f"{name}.py").relative_to(ROOT).as_posix()
+    extension = Extension(
+        f"{native.PACKAGE}.{name}", [source], extra_compile_args=FLAGS, optional=True
+    )
+    return list(cythonize([extension], compiler_directives=DIRECTIVES, quiet=True))
+
+
+setup(ext_modules=extensions())

@@ -1,0 +1,349 @@
+"""One source, two forms: what is compiled, when it is used, and that it gives the same bits."""
+
+from __future__ import annotations
+
+import doctest
+import inspect
+import math
+import os
+import random
+import shutil
+import struct
+import subprocess
+import sys
+from importlib import import_module
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench import forms
+from operators import kernel, native
+from operators.lattice import MINUTE_MS
+from operators.records import Book, Context, Quote, Trade
+
+FOLDER = Path(kernel.__file__).parent
+SOURCES = {name: (FOLDER / name).read_bytes() for name in native.SOURCES}
+PLAIN = forms.module("operators.kernel", "plain")
+COMPILED = sys.modules.get(forms.compiled_name())  # None: not built, or switched off
+
+both = pytest.mark.skipif(COMPILED is None, reason="the inner loops are not compiled here")
+floats = st.floats(allow_nan=False, allow_infinity=False)
+prices = st.floats(1e-9, 1e12)
+
+
+def bits(value: Any) -> Any:
+    """Return a value with floats as their bytes, so that only equal bits compare equal."""
+    if isinstance(value, float):
+        return struct.pack("<d", value)
+    if isinstance(value, tuple | list):
+        return [bits(item) for item in value]
+    if isinstance(value, dict):
+        return [(name, bits(item)) for name, item in value.items()]
+    return value
+
+
+def same(name: str, *arguments: Any) -> None:
+    """Call a function of both forms; the results have the same types and bits, or both refuse."""
+    results = []
+    for form in (PLAIN, COMPILED):
+        try:
+            result = getattr(form, name)(*arguments)
+        except AssertionError as error:
+            result = ("refused", str(error))
+        results.append((type(result), bits(result)))
+    assert results[0] == results[1], (name, arguments)
+
+
+# --- which form runs -----------------------------------------------------------------------------
+
+
+def test_what_is_built_here_is_used() -> None:
+    """A build of another text lies about unused: after a change, `make venv` builds again."""
+    built = [p for s in EXTENSION_SUFFIXES for p in FOLDER.glob(f"{native.STEM}*{s}")]
+    if not built or "ALPHA_PLAIN" in os.environ:
+        pytest.skip("the inner loops are not compiled here")
+    assert kernel.FORM == "compiled"
+    assert kernel.round12 is not PLAIN.round12
+
+
+def test_the_plain_form_needs_no_build() -> None:
+    """Without the compiled module the source runs as it stands."""
+    assert PLAIN.FORM == "plain"
+    assert PLAIN.round12.__code__.co_filename == kernel.__file__
+
+
+@pytest.mark.parametrize("name", native.SOURCES)
+def test_any_change_of_a_source_is_another_module(name: str) -> None:
+    """The name holds a digest of all that was compiled."""
+    assert native.module_name(SOURCES) == native.expected_module()
+    assert native.module_name({**SOURCES, name: SOURCES[name] + b"\n"}) != native.expected_module()
+
+
+def test_lines_of_the_plain_form_are_left_out_in_place() -> None:
+    """Line numbers stay those of the source."""
+    text = "import a\nimport b  # plain form only\nc = 1\n"
+    assert native.text_to_compile(text) == "import a\n\nc = 1\n"
+    left = native.text_to_compile(SOURCES["kernel.py"].decode())
+    assert "take_over" not in left
+    assert "from math" not in left
+
+
+@pytest.mark.slow
+def test_the_source_compiles(tmp_path: Path) -> None:
+    """Where there are Cython and a compiler, in a copy of the tree."""
+    pytest.importorskip("Cython")
+    setuptools = pytest.importorskip("setuptools")
+    if shutil.which("cc") is None and shutil.which("gcc") is None:
+        pytest.skip("no C compiler")
+    assert setuptools.Extension
+    root = FOLDER.parent
+    (tmp_path / "operators").mkdir()
+    for name in ("setup.py", "pyproject.toml", "README.md"):
+        shutil.copy(root / name, tmp_path / name)
+    for name in ("__init__.py", "native.py", *native.SOURCES):
+        shutil.copy(FOLDER / name, tmp_path / "operators" / name)
+    for name in ("dataflows", "packs", "sql", "fixtures"):
+        (tmp_path / name).mkdir()
+    done = run([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], tmp_path)
+    assert done == 0
+    assert list((tmp_path / "operators").glob(f"{native.expected_module()}*"))
+
+
+def run(command: list[str], folder: Path) -> int:
+    """Run a command in a folder; return its status."""
+    return subprocess.run(command, cwd=folder, check=False).returncode
+
+
+@pytest.mark.parametrize("form", [PLAIN, COMPILED], ids=["plain", "compiled"])
+def test_the_examples_of_the_source_hold(form: ModuleType | None) -> None:
+    """In both forms."""
+    if form is None:
+        pytest.skip("the inner loops are not compiled here")
+    names = {name: getattr(form, name) for name in vars(form) if not name.startswith("__")}
+    finder, runner = doctest.DocTestFinder(), doctest.DocTestRunner()
+    functions = filter(inspect.isfunction, vars(PLAIN).values())
+    tests = [test for function in functions for test in finder.find(function)]
+    for test in tests:
+        test.globs = dict(names)
+        runner.run(test)
+    assert runner.tries > 8
+    assert runner.failures == 0
+
+
+# --- rounding ------------------------------------------------------------------------------------
+
+
+def near_ties() -> st.SearchStrategy[float]:
+    """Return doubles at and next to the middle between two decimals of twelve digits."""
+    return st.builds(
+        lambda digits, exponent, steps: _stepped(float(f"{digits}5e{exponent}"), steps),
+        st.integers(10**11, 10**12 - 1),
+        st.integers(-40, 20),
+        st.integers(-3, 3),
+    )
+
+
+def _stepped(x: float, steps: int) -> float:
+    for _ in range(abs(steps)):
+        x = math.nextafter(x, math.inf if steps > 0 else 0.0)
+    return x
+
+
+rounding = pytest.mark.parametrize("form", [PLAIN, COMPILED], ids=["plain", "compiled"])
+
+
+@rounding
+@settings(max_examples=400)
+@given(x=floats | near_ties() | st.floats(-1e12, 1e12) | st.floats(1e-12, 1e-10))
+def test_oracle_rounding_is_that_of_the_text(form: ModuleType | None, x: float) -> None:
+    """Twelve digits as `format` has them, also near ties, at all sizes, of both signs."""
+    if form is None:
+        return
+    for value in (x, -x):
+        assert bits(form.round12(value)) == bits(float(format(value, ".12g")) + 0.0)
+
+
+@rounding
+def test_oracle_rounding_at_the_powers_of_ten_and_two(form: ModuleType | None) -> None:
+    """Where the number of digits, the power to scale by, or the method changes."""
+    if form is None:
+        pytest.skip("the inner loops are not compiled here")
+    edges = [10.0**k for k in range(-30, 31)] + [2.0**k for k in range(-60, 61)]
+    edges += [x * (1 - 10.0**-k) for x in edges for k in (11, 12, 13)]
+    for edge in edges:
+        for steps in range(-4, 5):
+            x = _stepped(edge, steps)
+            assert bits(form.round12(x)) == bits(float(format(x, ".12g")))
+
+
+@rounding
+def test_oracle_rounding_of_many_doubles(form: ModuleType | None) -> None:
+    """Products, quotients and sums of decimals, as rows have them."""
+    if form is None:
+        pytest.skip("the inner loops are not compiled here")
+    rng = random.Random(12)
+    for _ in range(50_000):
+        x = rng.lognormvariate(0.0, 12.0) * rng.choice((1.0, -1.0, 0.5, 0.1, 1e-3))
+        assert bits(form.round12(x)) == bits(float(format(x, ".12g")))
+
+
+@rounding
+@pytest.mark.parametrize("x", [math.nan, math.inf, -math.inf])
+def test_only_finite_numbers_are_stored(form: ModuleType | None, x: float) -> None:
+    """In both forms the same message."""
+    if form is None:
+        pytest.skip("the inner loops are not compiled here")
+    with pytest.raises(AssertionError, match="only finite numbers"):
+        form.round12(x)
+
+
+# --- the same bits -------------------------------------------------------------------------------
+
+
+@both
+@given(floats)
+def test_differential_elementary_functions(x: float) -> None:
+    """On every double; outside their domain both refuse, in the same words."""
+    for name in ("log", "log1p", "round12", "rounded"):
+        same(name, x)
+    same("pow_3_8", abs(x))
+    if abs(x) < 1e154:
+        same("asinh", x)
+    for transform in ("log", "log1p", "pow_3_8", "asinh"):
+        same("in_domain", x, transform)
+    same("key", x, 0.0)
+    same("key", x, 1e-7)
+
+
+@both
+@given(st.lists(floats, min_size=1, max_size=30))
+def test_differential_lists_of_numbers(values: list[float]) -> None:
+    """Median, extremes, and the sums behind a slope."""
+    same("median", values)
+    same("ohlc", values)
+    same("within_factor", values, 5.0)
+    if len(values) > 1 and max(map(abs, values)) < 1e290:
+        same("slope", values)
+
+
+@both
+@settings(max_examples=300)
+@given(
+    st.lists(
+        st.floats(-1e250, 1e250) | st.floats(-1.0, 1.0) | st.integers(-3, 3).map(float),
+        max_size=60,
+    ),
+    st.randoms(use_true_random=False),
+)
+def test_differential_sums_that_cancel(values: list[float], rng: random.Random) -> None:
+    """A sum that nearly vanishes, or falls between two doubles, is still rounded correctly."""
+    values += [-value for value in values] + [2.0**-53, 1.0, 2.0**-106]
+    rng.shuffle(values)
+    trades = [Trade(0, 0, value, 1.0, index % 2 == 0, index) for index, value in enumerate(values)]
+    same("notional", trades)
+    same("notional", trades[: len(values) // 2])
+
+
+@both
+@given(st.lists(prices, max_size=40))
+def test_differential_prices(mids: list[float]) -> None:
+    """Volatility, returns and ranges."""
+    same("realized_volatility", mids)
+    for now in [None, 0.0, *mids[:3]]:
+        for before in [None, 0.0, *mids[-2:]]:
+            same("simple_return", now, before)
+            same("range_ratio", now, before, before)
+
+
+sides = st.none() | prices
+times = st.integers(0, 59_999)
+quotes = st.builds(Quote, st.just(0), times, sides, sides, sides, sides)
+levels = st.lists(st.tuples(prices, prices), max_size=7).map(tuple)
+books = st.builds(Book, st.just(0), times, levels, levels)
+contexts = st.builds(Context, times, sides, sides, sides, sides)
+
+
+@both
+@settings(max_examples=200)
+@given(
+    st.lists(quotes, max_size=12),
+    st.none() | quotes,
+    st.lists(books, max_size=6),
+    st.none() | books,
+    st.lists(contexts, max_size=6),
+    times,
+)
+def test_differential_a_minute(
+    tops: list[Quote],
+    top: Quote | None,
+    depths: list[Book],
+    depth: Book | None,
+    samples: list[Context],
+    at_ms: int,
+) -> None:
+    """Every walk over messages, from any order."""
+    for records in (tops, depths):
+        same("in_time_order", records)
+        same("newest", records)
+    same("top_of_book", top, PLAIN.in_time_order(tops), 0, MINUTE_MS, at_ms)
+    same("depth_columns", depth, PLAIN.in_time_order(depths), 0, MINUTE_MS)
+    same("contexts_of", samples)
+    for quote in [top, *tops]:
+        same("mid", quote)
+        same("microprice", quote)
+
+
+@both
+@given(
+    st.lists(st.integers(0, 30), unique=True).map(sorted),
+    st.integers(-2, 32),
+    st.integers(1, 6),
+    st.integers(1, 3),
+)
+def test_differential_closed_bars(labels: list[int], at: int, bars: int, step: int) -> None:
+    """What is found, and where nothing is."""
+    values = [None if label % 5 == 0 else label / 7 for label in labels]
+    same("value_at", labels, values, at)
+    same("values_to", labels, values, at, bars, step)
+
+
+@both
+@pytest.mark.parametrize("days", [3])
+def test_differential_the_whole_of_a_row(days: int) -> None:
+    """Days of bars, then a log with every feed, amended minutes and longer rows: equal states after
+    each, byte by byte, and equal rows."""
+    outputs = []
+    for form in forms.available():
+        with forms.running(form):
+            outputs.append(_rows_and_states(days))
+    plain, compiled = outputs
+    assert len(plain) > 50
+    assert plain == compiled
+
+
+def _rows_and_states(days: int) -> list[bytes]:
+    """Return rows and states of a log as bytes, of the form whose modules are imported now."""
+    row, msgpack = import_module("bench.bench_row"), import_module("msgspec").msgpack
+    subject = row.Subject(days, 34)
+    assemble, normalize = row.Assemble(subject.packs.features), row.Normalize(subject.packs)
+    codec = normalize.codec()
+    assembly, state = assemble.initial(), codec.decode(subject.season)
+    found = [subject.season]
+    for _, item in subject.items:
+        for bar in assemble.step(assembly, item):
+            found.append(msgpack.encode(bar))
+            found.extend(msgpack.encode(out) for out in normalize.step(state, bar))
+            found.append(codec.encode(state))
+            if bar.bar is not None:  # as if something had come late
+                old = bar.bar
+                columns = {**old.columns, "v_total_m_1": old.columns["v_total_m_1"] + 1.0}
+                again = row.Bar(old.asset_uid, old.symbol, old.exchange_ts_ms, 1, columns)
+                item = row.BarItem(bar.phase, bar.asset_uid, again)
+                found.extend(msgpack.encode(out) for out in normalize.step(state, item))
+                found.append(codec.encode(state))
+    return found
