@@ -7,6 +7,7 @@ import cython
 cdef extern from "math.h" nogil:
     double c_frexp "frexp"(double x, int* exponent)
     double fabs(double x)
+    double ldexp(double x, int exponent)
     double sqrt(double x)
 
 cdef extern from "Python.h":
@@ -180,6 +181,15 @@ cpdef object weight_at(object sketch, long long k)
 @cython.locals(keys=list, weights=list, at=Py_ssize_t, own=double)
 cpdef object rank_at(object sketch, long long k)
 
+@cython.locals(octave=int, i=int, e=int, near=double, far=double)
+cpdef (double, double) edges(long long k)
+
+@cython.locals(keys=list, weights=list, target=double, c=double, b=double, lo=double, hi=double, index=Py_ssize_t)
+cpdef object quantile(object sketch, double p)
+
+@cython.locals(least=double, keys=list, weights=list, kept=list, index=Py_ssize_t)
+cpdef object prune(object sketch, double share)
+
 cpdef double transformed(double x, double d, str transform) except? -1.0
 
 cpdef bint in_domain(double x, str transform) except? -1
@@ -196,6 +206,7 @@ cpdef object update(object state, double x, long long k, long long day, object f
 
 cdef object _initialise(object state, object feature, object robust)
 
+@cython.locals(s=double, z1=double, z3=double, reach=double)
 cdef tuple _clamp_bounds(object state, object feature, object robust)
 
 @cython.locals(m=double, s=double, s_min=double)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_left  # plain form only
 from collections.abc import Callable, Sequence
-from math import frexp, fsum, sqrt  # plain form only
+from math import frexp, fsum, ldexp, sqrt  # plain form only
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -595,6 +595,53 @@ def _sum_of_first(values: list[float], count: int) -> float:  # plain form only
     return fsum(reversed(values[:count]))  # plain form only
 
 
+def edges(k: int) -> tuple[float, float]:
+    """Ascending bounds of bin k, in units of x; the one nearer to zero belongs to the bin.
+
+    |k| below the last bin of doubles (|x| < 1e308). Numerics 7.
+
+    >>> edges(35249), edges(-35249), edges(0)
+    ((1.5, 1.53125), (-1.53125, -1.5), (0.0, 0.0))
+    """
+    if k == 0:
+        return 0.0, 0.0
+    octave, i = divmod(abs(k) - 1, PER_OCTAVE)
+    e = octave - EXPONENT_SHIFT
+    near = ldexp(0.5 + i / (2 * PER_OCTAVE), e)
+    far = ldexp(0.5 + (i + 1) / (2 * PER_OCTAVE), e)
+    return (near, far) if k > 0 else (-far, -near)
+
+
+def quantile(sketch: Sketch, p: float) -> float | None:
+    """Value below which the share p in [0, 1] lies, linear within a bin; None when empty."""
+    keys = sketch.keys
+    weights = sketch.weights
+    if not keys:
+        return None
+    target = p * sketch.t
+    c = 0.0
+    for index in range(len(keys)):
+        b = weights[index]
+        if c + b >= target:
+            lo, hi = edges(keys[index])
+            return lo + (hi - lo) * ((target - c) / b)
+        c += b
+    return edges(keys[-1])[1]  # the running sum may end a rounding error short of t
+
+
+def prune(sketch: Sketch, share: float) -> None:
+    """Drop bins lighter than `share` of the total; what is left is the new total."""
+    least = share * sketch.t
+    keys = sketch.keys
+    weights = sketch.weights
+    kept = [index for index in range(len(keys)) if weights[index] >= least]
+    if len(kept) < len(keys):
+        sketch.keys = [keys[index] for index in kept]
+        weights = [weights[index] for index in kept]
+        sketch.weights = weights
+    sketch.t = fsum(weights)
+
+
 # --- baselines (numerics 5, 8) -------------------------------------------------------------------
 
 DAY_MS = 86_400_000
@@ -712,7 +759,7 @@ def update(
     s_min = feature.s_min
     if day != state.day:
         if state.day is not None and feature.scored:
-            state.sketch.prune(robust.sketch_prune_share)
+            prune(state.sketch, robust.sketch_prune_share)
             if state.n >= robust.min_samples:
                 state.clamp_lo, state.clamp_hi = _clamp_bounds(state, feature, robust)
         state.day = day
@@ -781,8 +828,8 @@ def _initialise(state: Baseline, feature: Feature, robust: Robust) -> None:
 
 def _clamp_bounds(state: Baseline, feature: Feature, robust: Robust) -> tuple[float, float]:
     """Quartiles of x in sigma, widened by k interquartile ranges. Numerics 8."""
-    q1 = state.sketch.quantile(0.25)
-    q3 = state.sketch.quantile(0.75)
+    q1 = quantile(state.sketch, 0.25)
+    q3 = quantile(state.sketch, 0.75)
     assert q1 is not None
     assert q3 is not None
     s = max(sqrt(state.v), feature.s_min)

@@ -10,6 +10,7 @@ final, and named as in the pack until it leaves; NULL is None.  Build plan 4, 5,
 from __future__ import annotations
 
 from math import fsum
+from operator import itemgetter
 
 import msgspec
 
@@ -84,6 +85,8 @@ class _Tf:
             for column in features.columns
             if column.name in self.names and (tf == MINUTE_TF or column.rollup != "alias")
         )
+        self.stored = tuple(self.names[name] for name in self.columns)
+        self.read = itemgetter(*self.columns)
         self.blank: Columns = dict.fromkeys(self.columns)
         decay, warm = decay_of(features.decay.of(tf)), _features_in_use(packs, tf)
         self.entries = tuple(
@@ -287,7 +290,7 @@ class Normalize:
             extras["baseline_reset"] = [msgspec.structs.asdict(reset) for reset in state.resets]
             state.reported = True
         if fixed.tf != MINUTE_TF:
-            columns = {fixed.names[name]: columns[name] for name in fixed.columns}
+            columns = dict(zip(fixed.stored, fixed.read(columns), strict=True))
         return Row(asset_uid, state.symbol, fixed.tf, label, revision, columns, extras)
 
     # --- gates -------------------------------------------------------------------------------

@@ -58,10 +58,14 @@ class DailyCounts(msgspec.Struct, array_like=True):
     def add(self, x: float, day: int) -> None:
         """Count a value of a day. x : >= 0, below X_MAX; day : UTC day number."""
         assert 0.0 <= x < X_MAX, f"counts take values from 0 to {X_MAX}, got {x!r}"
-        at = self._at(day)
-        if at == len(self.days) or self.days[at].day != day:
-            self.days.insert(at, Day(day))
-        counted = self.days[at]
+        days = self.days
+        if days and days[-1].day == day:  # as nearly always: today
+            counted = days[-1]
+        else:
+            at = self._at(day)
+            if at == len(days) or days[at].day != day:
+                days.insert(at, Day(day))
+            counted = days[at]
         if x == 0.0:
             counted.zeros += 1
             return

@@ -7,31 +7,13 @@ keys, so no result depends on the order in which bins came into being.  Numerics
 
 from bisect import bisect_left
 from copy import copy
-from math import fsum, ldexp
 
 import msgspec
 
 from operators import kernel
-from operators.kernel import EXPONENT_SHIFT, PER_OCTAVE, key
+from operators.kernel import edges, key
 
 __all__ = ["Sketch", "edges", "key"]
-
-
-def edges(k: int) -> tuple[float, float]:
-    """Ascending bounds of bin k, in units of x; the one nearer to zero belongs to the bin.
-
-    |k| below the last bin of doubles (|x| < 1e308). Numerics 7.
-
-    >>> edges(35249), edges(-35249), edges(0)
-    ((1.5, 1.53125), (-1.53125, -1.5), (0.0, 0.0))
-    """
-    if k == 0:
-        return 0.0, 0.0
-    octave, i = divmod(abs(k) - 1, PER_OCTAVE)
-    e = octave - EXPONENT_SHIFT
-    near = ldexp(0.5 + i / (2 * PER_OCTAVE), e)
-    far = ldexp(0.5 + (i + 1) / (2 * PER_OCTAVE), e)
-    return (near, far) if k > 0 else (-far, -near)
 
 
 class Sketch(msgspec.Struct):
@@ -85,16 +67,7 @@ class Sketch(msgspec.Struct):
 
     def quantile(self, p: float) -> float | None:
         """Value below which the share p in [0, 1] lies, linear within a bin; None when empty."""
-        if not self.keys:
-            return None
-        target = p * self.t
-        c = 0.0
-        for k, b in zip(self.keys, self.weights, strict=True):
-            if c + b >= target:
-                lo, hi = edges(k)
-                return lo + (hi - lo) * ((target - c) / b)
-            c += b
-        return edges(self.keys[-1])[1]  # the running sum may end a rounding error short of t
+        return kernel.quantile(self, p)
 
     def lighter(self, share: float) -> list[tuple[int, float]]:
         """Bins that `prune` would drop, ascending, with their weights."""
@@ -103,10 +76,7 @@ class Sketch(msgspec.Struct):
 
     def prune(self, share: float) -> None:
         """Drop bins lighter than `share` of the total; what is left is the new total."""
-        least = share * self.t
-        self.keys = [k for k, b in zip(self.keys, self.weights, strict=True) if b >= least]
-        self.weights = [b for b in self.weights if b >= least]
-        self.t = fsum(self.weights)
+        kernel.prune(self, share)
 
     def copy(self) -> "Sketch":
         """An independent copy."""
