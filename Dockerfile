@@ -1,7 +1,10 @@
 # The image of the live flow. Code is baked in; data lives in the volume /data.
 FROM python:3.11-slim-bookworm AS build
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends gcc libc6-dev \
+ && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
-COPY requirements.lock pyproject.toml README.md ./
+COPY requirements.lock pyproject.toml setup.py README.md ./
 COPY dataflows dataflows
 COPY operators operators
 COPY packs packs
@@ -11,7 +14,8 @@ ARG GIT_COMMIT
 RUN test -z "$GIT_COMMIT" || sed -i "s/^GIT_COMMIT.*/GIT_COMMIT: str | None = \"$GIT_COMMIT\"/" dataflows/version.py
 RUN python -m venv /opt/alpha \
  && /opt/alpha/bin/pip install --no-cache-dir --require-hashes -r requirements.lock \
- && /opt/alpha/bin/pip install --no-cache-dir --no-deps .
+ && /opt/alpha/bin/pip install --no-cache-dir --no-deps . \
+ && /opt/alpha/bin/python -I -c "from operators import kernel; assert kernel.FORM == 'compiled'"
 
 FROM python:3.11-slim-bookworm
 RUN useradd --system --uid 10001 --home-dir /data alpha \

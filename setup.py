@@ -15,13 +15,20 @@ sys.path.insert(0, str(ROOT))
 from operators import native  # noqa: E402
 
 # No contraction of a * b + c into one rounding, and nothing that reorders: the bits are Python's.
-FLAGS = ["-O2", "-ffp-contract=off"]
+FLAGS = ["-O2", "-ffp-contract=off", "-fno-fast-math"]
 DIRECTIVES = {
     "language_level": "3",
     "annotation_typing": False,  # types are those of kernel.pxd
     "boundscheck": True,
     "wraparound": True,
 }
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file unless it holds just that, so that nothing is built twice."""
+    if not path.exists() or path.read_bytes() != content:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
 
 
 def extensions() -> list[Extension]:
@@ -33,18 +40,20 @@ def extensions() -> list[Extension]:
     folder = ROOT / native.PACKAGE
     sources = {name: (folder / name).read_bytes() for name in native.SOURCES}
     name = native.module_name(sources)
-    for stale in folder.glob(f"{native.STEM}*"):
-        stale.unlink()
-    build = ROOT / "build" / "kernel"
-    copied = build / native.PACKAGE
-    copied.mkdir(parents=True, exist_ok=True)
-    (copied / "__init__.py").touch()
+    for built in folder.glob(f"{native.STEM}*"):
+        if not built.name.startswith(name):
+            built.unlink()
+    copies = ROOT / "build" / "kernel" / native.PACKAGE
     text = native.text_to_compile(sources["kernel.py"].decode())
-    (copied / f"{name}.py").write_text(text)
-    (copied / f"{name}.pxd").write_bytes(sources["kernel.pxd"])
-    source = (copied / f"{name}.py").relative_to(ROOT).as_posix()
+    source = copies / f"{name}.py"
+    write(copies / "__init__.py", b"")
+    write(source, text.encode())
+    write(copies / f"{name}.pxd", sources["kernel.pxd"])
     extension = Extension(
-        f"{native.PACKAGE}.{name}", [source], extra_compile_args=FLAGS, optional=True
+        f"{native.PACKAGE}.{name}",
+        [source.relative_to(ROOT).as_posix()],
+        extra_compile_args=FLAGS,
+        optional=True,
     )
     return list(cythonize([extension], compiler_directives=DIRECTIVES, quiet=True))
 
