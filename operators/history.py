@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from operators.kernel import value_at, values_to
+from operators.kernel import push, value_at, values_to
 
 
 class History(msgspec.Struct):
@@ -18,17 +18,7 @@ class History(msgspec.Struct):
 
     def push(self, label_ms: int, values: dict[str, float | None], limit: int) -> None:
         """Append a bar, later than all before, always with the same columns."""
-        assert not self.labels or label_ms > self.labels[-1], (label_ms, self.labels[-1:])
-        self.labels.append(label_ms)
-        for name, value in values.items():
-            column = self.values.get(name)
-            if column is None:
-                column = self.values[name] = []
-            column.append(value)
-        if len(self.labels) > limit:
-            del self.labels[0]
-            for column in self.values.values():
-                del column[0]
+        push(self.labels, self.values, label_ms, values, limit)
 
     def pop(self) -> None:
         """Take the newest bar back."""

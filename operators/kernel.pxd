@@ -17,11 +17,54 @@ cdef extern from "Python.h":
     double double_of "PyFloat_AS_DOUBLE"(PyObject *item)
 
 
+cdef double LN2_HI, LN2_LO, SQRT_HALF, SQRT_TWO, HUGE
+cdef double ROUND_MIN, ROUND_MAX, _WHOLE, _CLEAR
+cdef list _TENS
+cdef double WEIGHT_MAX, WEIGHT_SHRINK
+cdef int PER_OCTAVE, EXPONENT_SHIFT, DEPTH_LEVELS, INIT_PASSES
+cdef long long DAY_MS, HOUR_MS, MINUTE_MS
+cdef int SLOPE_BARS, BASIS_MIN
+cdef tuple PRICED, RETURNS
+cdef object _time_of
+
+
 cdef inline (double, int) frexp(double x) noexcept:
     """math.frexp."""
     cdef int exponent = 0
     cdef double fraction = c_frexp(x, &exponent)
     return fraction, exponent
+
+
+cdef struct Sum:
+    # A running sum with its rounding errors, and the sum of magnitudes.
+    double total
+    double error
+    double reach
+
+
+cdef inline void add_to(Sum *sum, double x) noexcept:
+    cdef double t = sum.total + x
+    cdef double z = t - sum.total
+    sum.error += (sum.total - (t - z)) + (x - z)
+    sum.total = t
+    sum.reach += fabs(x)
+
+
+cdef inline bint is_certain(const Sum *sum, Py_ssize_t n, double *found) noexcept:
+    """Tell whether total + error, rounded once, is the true sum of n terms, rounded once.
+
+    They differ by less than n^2 u^2 times the sum of magnitudes (Ogita, Rump, Oishi 2005; u = 2^-53).
+    Where four times that in either direction rounds to the same double, that double is the answer.
+    """
+    cdef double s = sum.total, c = sum.error, r, z, rest, bound
+    if not (1e-200 < sum.reach < 1e300 and n < 1000000):
+        return False
+    bound = 4.0 * <double>n * <double>n * 1.232595164407831e-32 * sum.reach
+    r = s + c
+    z = r - s
+    rest = (s - (r - z)) + (c - z)
+    found[0] = r
+    return r + (rest + bound) == r and r + (rest - bound) == r
 
 
 cdef inline double fsum(list values) except? -1.0:
@@ -30,37 +73,39 @@ cdef inline double fsum(list values) except? -1.0:
 
 
 cdef inline double _sum_of_first(list values, Py_ssize_t n) except? -1.0:
-    """Sum of the first n values, correctly rounded.
-
-    A running sum s with its rounding errors summed in c differs from the true sum by less than
-    n^2 u^2 times the sum of magnitudes (Ogita, Rump, Oishi 2005; u = 2^-53). Where four times that
-    in either direction rounds to the same double, that double is the answer; else Python finds it.
-    """
+    """Sum of the first n values, correctly rounded."""
     cdef Py_ssize_t i
-    cdef double s = 0.0, c = 0.0, a = 0.0, x, t, z, r, rest, bound
+    cdef Sum sum = Sum(0.0, 0.0, 0.0)
     cdef PyObject *item
+    cdef double found = 0.0
     if n == 0:
         return 0.0
     for i in range(n):
         item = item_of(values, i)
         if not is_float(item):  # a whole number
-            a = 0.0
+            sum.reach = 0.0
             break
-        x = double_of(item)
-        t = s + x
-        z = t - s
-        c += (s - (t - z)) + (x - z)
-        s = t
-        a += fabs(x)
-    if 1e-200 < a < 1e300 and n < 1000000:
-        bound = 4.0 * <double>n * <double>n * 1.232595164407831e-32 * a
-        r = s + c
-        z = r - s
-        rest = (s - (r - z)) + (c - z)
-        if r + (rest + bound) == r and r + (rest - bound) == r:
-            return r
+        add_to(&sum, double_of(item))
+    if is_certain(&sum, n, &found):
+        return found
     import math
     return math.fsum(values[:n])
+
+
+cdef inline double _depth(levels) except? -1.0:
+    """Sum of px * sz over the best levels, correctly rounded."""
+    cdef Py_ssize_t i, n = min(<Py_ssize_t>len(levels), DEPTH_LEVELS)
+    cdef Sum sum = Sum(0.0, 0.0, 0.0)
+    cdef double px, sz, found = 0.0
+    for i in range(n):
+        level = levels[i]
+        px = level[0]
+        sz = level[1]
+        add_to(&sum, px * sz)
+    if is_certain(&sum, n, &found):
+        return found
+    import math
+    return math.fsum([level[0] * level[1] for level in levels[:n]])
 
 
 cdef inline Py_ssize_t bisect_left(list keys, long long k) except -1:
@@ -76,15 +121,6 @@ cdef inline Py_ssize_t bisect_left(list keys, long long k) except -1:
             high = middle
     return low
 
-
-cdef double LN2_HI, LN2_LO, SQRT_HALF, SQRT_TWO, HUGE
-cdef double ROUND_MIN, ROUND_MAX, _WHOLE, _CLEAR
-cdef list _TENS
-cdef double WEIGHT_MAX, WEIGHT_SHRINK
-cdef int PER_OCTAVE, EXPONENT_SHIFT, DEPTH_LEVELS, INIT_PASSES
-cdef long long DAY_MS, HOUR_MS
-cdef tuple PRICED
-cdef object _time_of
 
 @cython.locals(t=double, p=double)
 cdef double _atanh2(double h) noexcept
@@ -119,7 +155,7 @@ cpdef list keys_of(list trades)
 @cython.locals(total=double, before=double, mid=double, change=double)
 cpdef object realized_volatility(object mids)
 
-@cython.locals(prices=list, buys=list, sells=list, px=double, sz=double)
+@cython.locals(prices=list, buys=list, sells=list)
 cpdef tuple notional(object trades)
 
 @cython.locals(price=double, base=double)
@@ -146,7 +182,7 @@ cpdef tuple top_of_book(object carry, list quotes, long long start_ms, long long
 
 cdef double _middle(double bid, double ask) noexcept
 
-@cython.locals(spread=double)
+@cython.locals(spread=double, width=object)
 cdef long long _hold(dict held, list weighted, double bid, double ask, long long ms) except -1
 
 @cython.locals(left_ms=cython.longlong, ms=cython.longlong)
@@ -154,9 +190,6 @@ cdef object _percentile_95(dict held, long long total_ms)
 
 @cython.locals(depths=list, parts=list, total_ms=cython.longlong, at=cython.longlong, time_ms=cython.longlong, bid=double, ask=double, known=bint, count=Py_ssize_t, index=Py_ssize_t)
 cpdef tuple depth_columns(object carry, list books, long long start_ms, long long end_ms)
-
-@cython.locals(values=list, px=double, sz=double, index=Py_ssize_t)
-cdef double _depth(object levels) except? -1.0
 
 @cython.locals(levels=list, basis=list, has_index=bint)
 cpdef tuple contexts_of(list contexts)
@@ -168,6 +201,21 @@ cpdef object value_at(list labels, list values, long long label_ms)
 
 @cython.locals(first=cython.longlong, k=cython.longlong)
 cpdef list values_to(list labels, list values, long long label_ms, long long bars, long long bar_ms)
+
+@cython.locals(column=list)
+cpdef object push(list labels, dict table, long long label_ms, dict values, Py_ssize_t limit)
+
+@cython.locals(mids=list, minutes=cython.longlong, window=list, known=list)
+cpdef object minute_changes(dict columns, list labels, dict table, long long label_ms)
+
+@cython.locals(window=list, known=list)
+cpdef object flow_window(dict columns, list labels, list deltas, long long label_ms, long long minutes)
+
+cpdef object change(object now, object before)
+
+cpdef object rate_of_change(object now, object before)
+
+cpdef object open_interest_changes(dict columns, list labels, list coins, long long label_ms, long long back)
 
 @cython.locals(w=double, f=double, e=int, k=cython.longlong, i=cython.longlong)
 cpdef long long key(double x, double x_zero) except? -1
@@ -186,6 +234,9 @@ cpdef (double, double) edges(long long k)
 
 @cython.locals(keys=list, weights=list, target=double, c=double, b=double, lo=double, hi=double, index=Py_ssize_t)
 cpdef object quantile(object sketch, double p)
+
+@cython.locals(least=double, keys=list, weights=list, index=Py_ssize_t)
+cpdef list lighter(object sketch, double share)
 
 @cython.locals(least=double, keys=list, weights=list, kept=list, index=Py_ssize_t)
 cpdef object prune(object sketch, double share)

@@ -374,7 +374,8 @@ def _hold(held: dict[float, int], weighted: list[float], bid: float, ask: float,
     """Note that a spread held for a while; return how long."""
     spread = ask - bid
     weighted.append(spread * ms)
-    held[spread] = held.get(spread, 0) + ms
+    width = spread
+    held[width] = held.get(width, 0) + ms
     return ms
 
 
@@ -464,15 +465,8 @@ def depth_columns(
     return mean, median(depths) if depths else None
 
 
-def _depth(levels: Sequence[tuple[float, float]]) -> float:
-    """Return the depth of the best levels of a side, in quote currency."""
-    values = []
-    for index in range(min(len(levels), DEPTH_LEVELS)):
-        level = levels[index]
-        px = level[0]
-        sz = level[1]
-        values.append(px * sz)
-    return fsum(values)
+def _depth(levels: Sequence[tuple[float, float]]) -> float:  # plain form only
+    return fsum([px * sz for px, sz in levels[:DEPTH_LEVELS]])  # plain form only
 
 
 # --- positioning (build plan 5.3, 5.4) -----------------------------------------------------------
@@ -509,6 +503,22 @@ def _premium_bp(mark: float, oracle: float) -> float:
     return (mark - oracle) / oracle * 10_000.0
 
 
+def change(now: float | None, before: float | None) -> float | None:
+    """Return now - before; NULL if either is."""
+    return None if now is None or before is None else now - before
+
+
+def rate_of_change(now: float | None, before: float | None) -> float | None:
+    """Return the relative change of an amount; NULL if either is NULL or there was nothing.
+
+    >>> rate_of_change(1010.0, 1000.0), rate_of_change(5.0, 0.0)
+    (0.01, None)
+    """
+    if now is None or before is None or before <= 0.0:
+        return None
+    return (now - before) / before
+
+
 # --- closed bars ---------------------------------------------------------------------------------
 
 
@@ -526,6 +536,90 @@ def values_to(
     """Return the values of the last bars up to a label, oldest first, NULL where one lacks."""
     first = label_ms - (bars - 1) * bar_ms
     return [value_at(labels, values, first + k * bar_ms) for k in range(bars)]
+
+
+def push(
+    labels: list[int],
+    table: dict[str, list[float | None]],
+    label_ms: int,
+    values: dict[str, float | None],
+    limit: int,
+) -> None:
+    """Append a bar to a table of columns, and drop the oldest beyond a limit."""
+    assert not labels or label_ms > labels[-1], (label_ms, labels[-1:])
+    labels.append(label_ms)
+    for name, value in values.items():
+        column = table.get(name)
+        if column is None:
+            column = table[name] = []
+        column.append(value)
+    if len(labels) > limit:
+        del labels[0]
+        for column in table.values():
+            del column[0]
+
+
+MINUTE_MS = 60_000
+HOUR_MS = 3_600_000
+DAY_MS = 86_400_000
+RETURNS = (("ret_m_1", 1), ("ret_m_5", 5), ("ret_m_15", 15))
+SLOPE_BARS = 5
+BASIS_MIN = 5
+
+
+def minute_changes(
+    columns: dict[str, Any],
+    labels: list[int],
+    table: dict[str, list[float | None]],
+    label_ms: int,
+) -> None:
+    """Fill what a minute says against earlier minutes: returns, change of funding, mean basis."""
+    mid = columns["mid_close"]
+    mids = table["mid_close"]
+    for name, minutes in RETURNS:
+        before = value_at(labels, mids, label_ms - minutes * MINUTE_MS)
+        columns[name] = rounded(simple_return(mid, before))
+    rate = columns["funding_h_1"]
+    before = value_at(labels, table["funding_h_1"], label_ms - HOUR_MS)
+    columns["dfunding_h_1"] = rounded(change(rate, before))
+    if columns["basis_bp_m_1"] is not None:
+        window = values_to(labels, table["basis_bp_m_1"], label_ms, BASIS_MIN, MINUTE_MS)
+        known = [basis for basis in window if basis is not None]
+        columns["basis_bp_m_5"] = round12(fsum(known) / len(known))
+
+
+def flow_window(
+    columns: dict[str, Any],
+    labels: list[int],
+    deltas: list[float | None],
+    label_ms: int,
+    minutes: int,
+) -> None:
+    """Fill sum and slope of the last bars' volume deltas, the slope in quote currency per minute;
+    both stay NULL unless every bar is known. A bar is `minutes` long."""
+    window = values_to(labels, deltas, label_ms, SLOPE_BARS, minutes * MINUTE_MS)
+    known = [delta for delta in window if delta is not None]
+    if len(known) == SLOPE_BARS:
+        columns["cvd_delta_m_5"] = round12(fsum(known))
+        columns["cvd_slope_m_5"] = round12(slope(known) / minutes)
+
+
+def open_interest_changes(
+    columns: dict[str, Any],
+    labels: list[int],
+    coins: list[float | None],
+    label_ms: int,
+    back: int,
+) -> None:
+    """Fill the changes of open interest in coins between two minutes, `back` minutes apart: in
+    quote currency at the mark, and relative; NULL if an end is, or there was nothing (design D16).
+    """
+    now = value_at(labels, coins, label_ms)
+    before = value_at(labels, coins, label_ms - back * MINUTE_MS)
+    delta = change(now, before)
+    mark = columns["mark_close"]
+    columns["oi_delta_m_5"] = None if delta is None or mark is None else round12(delta * mark)
+    columns["oi_roc_m_5"] = rounded(rate_of_change(now, before))
 
 
 # --- the sketch (numerics 7) ---------------------------------------------------------------------
@@ -629,6 +723,14 @@ def quantile(sketch: Sketch, p: float) -> float | None:
     return edges(keys[-1])[1]  # the running sum may end a rounding error short of t
 
 
+def lighter(sketch: Sketch, share: float) -> list[tuple[int, float]]:
+    """Bins that `prune` would drop, ascending, with their weights."""
+    least = share * sketch.t
+    keys = sketch.keys
+    weights = sketch.weights
+    return [(keys[index], weights[index]) for index in range(len(keys)) if weights[index] < least]
+
+
 def prune(sketch: Sketch, share: float) -> None:
     """Drop bins lighter than `share` of the total; what is left is the new total."""
     least = share * sketch.t
@@ -644,7 +746,6 @@ def prune(sketch: Sketch, share: float) -> None:
 
 # --- baselines (numerics 5, 8) -------------------------------------------------------------------
 
-DAY_MS = 86_400_000
 PRICED = ("ret_abs", "ret_abs_5")  # features that a return beyond the bound does not feed
 INIT_PASSES = 3  # refinements of scale and location from the first samples
 
@@ -687,7 +788,7 @@ def checkpoint(
         if state.n + 1 == robust.min_samples:
             buf = state.buf.copy()
         if state.day is not None and state.day != (label_ms - 1) // DAY_MS:
-            faded = sketch.lighter(robust.sketch_prune_share)
+            faded = lighter(sketch, robust.sketch_prune_share)
         if w * decay.growth >= WEIGHT_MAX:  # the bar will shrink all weights
             copied = sketch.copy()
     return make(
@@ -863,8 +964,6 @@ def normalised(
 
 
 # --- the baselines of a row ----------------------------------------------------------------------
-
-HOUR_MS = 3_600_000
 
 
 def normalise(

@@ -9,17 +9,13 @@ final, and named as in the pack until it leaves; NULL is None.  Build plan 4, 5,
 
 from __future__ import annotations
 
-from math import fsum
 from operator import itemgetter
 
 import msgspec
 
 from operators import kernel
 from operators.baselines import Checkpoint, Decay, Feature, Robust, fresh
-from operators.formulas import positioning
-from operators.formulas.elementary import mean
 from operators.formulas.price import range_ratio, simple_return
-from operators.history import History
 from operators.kernel import round12, rounded
 from operators.lattice import HOUR_MS, MINUTE_MS, day_of, iso
 from operators.normal_state import (
@@ -40,13 +36,10 @@ from packs import schema
 from packs.loader import Detector, Packs
 from packs.schema import MINUTE_TF, TIMEFRAME_MIN, FeaturePack, Timeframe
 
-SLOPE_BARS = 5
-RETURNS = {"ret_m_1": 1, "ret_m_5": 5, "ret_m_15": 15}
 POSITIONING_MIN = 5
-BASIS_MIN = 5
 # One more than the longest look-back, an hour: the newest can be taken back.
 HISTORY_BARS = 62
-LONG_HISTORY_BARS = SLOPE_BARS
+LONG_HISTORY_BARS = kernel.SLOPE_BARS
 # Parts of the next longer bar, and one more on 1m: the newest can be taken back.
 PARTS_KEPT: dict[Timeframe, int] = {"1m": 16, "15m": 4}
 REMEMBERED = ("oi_close_base", "basis_bp_m_1", "funding_h_1", "cvd_delta_m_1")
@@ -163,19 +156,13 @@ class Normalize:
         values: dict[str, float | None] = {name: columns[name] for name in REMEMBERED}
         values["mid_close"] = self._fresh_mid(columns)
         history.push(label, values, HISTORY_BARS)
-        mid = columns["mid_close"]
-        for name, minutes in RETURNS.items():
-            before = history.at("mid_close", label - minutes * MINUTE_MS)
-            columns[name] = rounded(simple_return(mid, before))
+        labels, table = history.labels, history.values
+        kernel.minute_changes(columns, labels, table, label)
         columns["cvd_level"] = _cvd_level(state, label, columns["cvd_delta_m_1"])
-        _cvd_window(history, label, 1, columns)
-        _positioning(history, label, POSITIONING_MIN, columns)
-        rate_before = history.at("funding_h_1", label - HOUR_MS)
-        columns["dfunding_h_1"] = rounded(positioning.change(columns["funding_h_1"], rate_before))
-        if columns["basis_bp_m_1"] is not None:
-            window = history.window("basis_bp_m_1", label, BASIS_MIN, MINUTE_MS)
-            known = [basis for basis in window if basis is not None]
-            columns["basis_bp_m_5"] = round12(mean(known))
+        kernel.flow_window(columns, labels, table["cvd_delta_m_1"], label, 1)
+        kernel.open_interest_changes(
+            columns, labels, table["oi_close_base"], label, POSITIONING_MIN
+        )
         self._sanity(columns)
         for name, ret in (("ret_abs_m_1", columns["ret_m_1"]), ("ret_abs_m_5", columns["ret_m_5"])):
             columns[name] = None if ret is None else abs(ret)
@@ -232,7 +219,7 @@ class Normalize:
         minutes = state_of(state, MINUTE_TF).history
         before = minutes.at("mid_close", label - fixed.bar_ms)
         ret = rounded(simple_return(columns["mid_close"], before))
-        columns |= dict.fromkeys(RETURNS, ret)
+        columns |= dict.fromkeys((name for name, _ in kernel.RETURNS), ret)
         columns |= dict.fromkeys(("ret_abs_m_1", "ret_abs_m_5"), None if ret is None else abs(ret))
         mids = minutes.window("mid_close", label, fixed.minutes + 1, MINUTE_MS)
         columns["rv_m_1"] = rounded(kernel.realized_volatility([m for m in mids if m is not None]))
@@ -240,8 +227,11 @@ class Normalize:
             range_ratio(columns["high"], columns["low"], columns["mid_close"])
         )
         own.history.push(label, {"cvd_delta_m_1": columns["cvd_delta_m_1"]}, LONG_HISTORY_BARS)
-        _cvd_window(own.history, label, fixed.minutes, columns)
-        _positioning(minutes, label, fixed.minutes, columns)
+        deltas = own.history.values["cvd_delta_m_1"]
+        kernel.flow_window(columns, own.history.labels, deltas, label, fixed.minutes)
+        kernel.open_interest_changes(
+            columns, minutes.labels, minutes.values["oi_close_base"], label, fixed.minutes
+        )
         columns["basis_bp_m_5"] = columns["basis_bp_m_1"]
 
     # --- what every timeframe does -----------------------------------------------------------
@@ -476,24 +466,6 @@ def _cvd_level(state: NormaliseState, label: int, delta: float | None) -> float 
         return None
     state.level = round12(state.level + delta)
     return state.level
-
-
-def _cvd_window(history: History, label: int, minutes: int, columns: Columns) -> None:
-    """Sum and slope of the last bars' volume deltas, the slope in quote currency per minute."""
-    window = history.window("cvd_delta_m_1", label, SLOPE_BARS, minutes * MINUTE_MS)
-    deltas = [delta for delta in window if delta is not None]
-    if len(deltas) == SLOPE_BARS:
-        columns["cvd_delta_m_5"] = round12(fsum(deltas))
-        columns["cvd_slope_m_5"] = round12(kernel.slope(deltas) / minutes)
-
-
-def _positioning(history: History, label: int, back: int, columns: Columns) -> None:
-    """Changes of open interest in coins between two minutes (design D16)."""
-    now = history.at("oi_close_base", label)
-    before = history.at("oi_close_base", label - back * MINUTE_MS)
-    delta, mark = positioning.change(now, before), columns["mark_close"]
-    columns["oi_delta_m_5"] = None if delta is None or mark is None else round12(delta * mark)
-    columns["oi_roc_m_5"] = rounded(positioning.rate_of_change(now, before))
 
 
 def _sign(value: float | None) -> float:

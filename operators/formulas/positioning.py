@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from operators.kernel import change, rate_of_change
 from operators.records import Context
+
+__all__ = ["change", "newest_funding", "newest_sample", "rate_of_change"]
 
 
 def newest_sample(contexts: Sequence[Context], before: Context | None) -> Context | None:
@@ -26,19 +29,3 @@ def newest_funding(contexts: Sequence[Context], before: float | None) -> float |
         if context.funding_rate is not None:
             return context.funding_rate
     return before
-
-
-def change(now: float | None, before: float | None) -> float | None:
-    """Return now - before; NULL if either is."""
-    return None if now is None or before is None else now - before
-
-
-def rate_of_change(now: float | None, before: float | None) -> float | None:
-    """Return the relative change of an amount; NULL if either is NULL or there was nothing.
-
-    >>> rate_of_change(1010.0, 1000.0), rate_of_change(5.0, 0.0)
-    (0.01, None)
-    """
-    if now is None or before is None or before <= 0.0:
-        return None
-    return (now - before) / before

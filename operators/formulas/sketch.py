@@ -71,8 +71,7 @@ class Sketch(msgspec.Struct):
 
     def lighter(self, share: float) -> list[tuple[int, float]]:
         """Bins that `prune` would drop, ascending, with their weights."""
-        least = share * self.t
-        return [(k, b) for k, b in zip(self.keys, self.weights, strict=True) if b < least]
+        return kernel.lighter(self, share)
 
     def prune(self, share: float) -> None:
         """Drop bins lighter than `share` of the total; what is left is the new total."""
