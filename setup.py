@@ -53,9 +53,11 @@ def extensions() -> list[Extension]:
         f"{native.PACKAGE}.{name}",
         [source.relative_to(ROOT).as_posix()],
         extra_compile_args=FLAGS,
-        optional=True,
     )
-    return list(cythonize([extension], compiler_directives=DIRECTIVES, quiet=True))
+    compiled: list[Extension] = cythonize([extension], compiler_directives=DIRECTIVES, quiet=True)
+    for found in compiled:
+        found.optional = True  # a compiler that is missing or fails is no error
+    return compiled
 
 
 setup(ext_modules=extensions())
