@@ -53,8 +53,8 @@ cdef inline void add_to(Sum *sum, double x) noexcept:
 cdef inline bint is_certain(const Sum *sum, Py_ssize_t n, double *found) noexcept:
     """Tell whether total + error, rounded once, is the true sum of n terms, rounded once.
 
-    They differ by less than n^2 u^2 times the sum of magnitudes (Ogita, Rump, Oishi 2005; u = 2^-53).
-    Where four times that in either direction rounds to the same double, that double is the answer.
+    They differ by less than n^2 u^2 times the sum of magnitudes (Ogita, Rump, Oishi 2005; u is
+    2^-53). Where four times that in either direction rounds to the same double, it is the answer.
     """
     cdef double s = sum.total, c = sum.error, r, z, rest, bound
     if not (1e-200 < sum.reach < 1e300 and n < 1000000):
@@ -163,7 +163,10 @@ cpdef object simple_return(object now, object before)
 
 cpdef object range_ratio(object high, object low, object mid)
 
-@cython.locals(count=Py_ssize_t, index=Py_ssize_t, middle=double, products=list, squares=list, level=double, delta=double, weight=double)
+@cython.locals(
+    count=Py_ssize_t, index=Py_ssize_t, middle=double, products=list, squares=list, level=double,
+    delta=double, weight=double
+)
 cpdef double slope(object deltas) except? -1.0
 
 cpdef object mid(object quote)
@@ -177,8 +180,13 @@ cpdef tuple ohlc(list prices)
 @cython.locals(low=double, high=double, x=double)
 cpdef bint within_factor(list values, double factor) except? -1
 
-@cython.locals(mids=list, weighted=list, held=dict, total_ms=cython.longlong, at=cython.longlong, time_ms=cython.longlong)
-cpdef tuple top_of_book(object carry, list quotes, long long start_ms, long long end_ms, long long at_ms)
+@cython.locals(
+    mids=list, weighted=list, held=dict, total_ms=cython.longlong, at=cython.longlong,
+    time_ms=cython.longlong
+)
+cpdef tuple top_of_book(
+    object carry, list quotes, long long start_ms, long long end_ms, long long at_ms
+)
 
 cdef double _middle(double bid, double ask) noexcept
 
@@ -188,7 +196,11 @@ cdef long long _hold(dict held, list weighted, double bid, double ask, long long
 @cython.locals(left_ms=cython.longlong, ms=cython.longlong)
 cdef object _percentile_95(dict held, long long total_ms)
 
-@cython.locals(depths=list, parts=list, total_ms=cython.longlong, at=cython.longlong, time_ms=cython.longlong, bid=double, ask=double, known=bint, count=Py_ssize_t, index=Py_ssize_t)
+@cython.locals(
+    depths=list, parts=list, total_ms=cython.longlong, at=cython.longlong,
+    time_ms=cython.longlong, bid=double, ask=double, known=bint, count=Py_ssize_t,
+    index=Py_ssize_t
+)
 cpdef tuple depth_columns(object carry, list books, long long start_ms, long long end_ms)
 
 @cython.locals(levels=list, basis=list, has_index=bint)
@@ -209,13 +221,17 @@ cpdef object push(list labels, dict table, long long label_ms, dict values, Py_s
 cpdef object minute_changes(dict columns, list labels, dict table, long long label_ms)
 
 @cython.locals(window=list, known=list)
-cpdef object flow_window(dict columns, list labels, list deltas, long long label_ms, long long minutes)
+cpdef object flow_window(
+    dict columns, list labels, list deltas, long long label_ms, long long minutes
+)
 
 cpdef object change(object now, object before)
 
 cpdef object rate_of_change(object now, object before)
 
-cpdef object open_interest_changes(dict columns, list labels, list coins, long long label_ms, long long back)
+cpdef object open_interest_changes(
+    dict columns, list labels, list coins, long long label_ms, long long back
+)
 
 @cython.locals(w=double, f=double, e=int, k=cython.longlong, i=cython.longlong)
 cpdef long long key(double x, double x_zero) except? -1
@@ -232,7 +248,10 @@ cpdef object rank_at(object sketch, long long k)
 @cython.locals(octave=int, i=int, e=int, near=double, far=double)
 cpdef (double, double) edges(long long k)
 
-@cython.locals(keys=list, weights=list, target=double, c=double, b=double, lo=double, hi=double, index=Py_ssize_t)
+@cython.locals(
+    keys=list, weights=list, target=double, c=double, b=double, lo=double, hi=double,
+    index=Py_ssize_t
+)
 cpdef object quantile(object sketch, double p)
 
 @cython.locals(least=double, keys=list, weights=list, index=Py_ssize_t)
@@ -246,14 +265,27 @@ cpdef double transformed(double x, double d, str transform) except? -1.0
 cpdef bint in_domain(double x, str transform) except? -1
 
 @cython.locals(w=double, k=object)
-cpdef object checkpoint(object make, object state, object x, long long label_ms, object feature, object decay, object robust)
+cpdef object checkpoint(
+    object make, object state, object x, long long label_ms, object feature, object decay,
+    object robust
+)
 
-cpdef tuple apply(object state, object x, long long label_ms, str dq, object feature, object decay, object robust)
+cpdef tuple apply(
+    object state, object x, long long label_ms, str dq, object feature, object decay,
+    object robust
+)
 
 cdef int _advance(object state, long long label_ms) except -1
 
-@cython.locals(n=cython.longlong, a_m=double, a_s=double, w_m=double, w_s=double, gm=double, gs=double, d=double, u=double, y=double, m=double, v=double, s_min=double, kappa=double, limit=double, e=double, transform=str)
-cpdef object update(object state, double x, long long k, long long day, object feature, object decay, object robust)
+@cython.locals(
+    n=cython.longlong, a_m=double, a_s=double, w_m=double, w_s=double, gm=double, gs=double,
+    d=double, u=double, y=double, m=double, v=double, s_min=double, kappa=double, limit=double,
+    e=double, transform=str
+)
+cpdef object update(
+    object state, double x, long long k, long long day, object feature, object decay,
+    object robust
+)
 
 cdef object _initialise(object state, object feature, object robust)
 
@@ -263,7 +295,12 @@ cdef tuple _clamp_bounds(object state, object feature, object robust)
 @cython.locals(m=double, s=double, s_min=double)
 cpdef tuple normalised(object state, object k, object y, object feature, object robust)
 
-@cython.locals(clamps=dict, floored=list, young=list, checkpoints=dict, off_hour=bint, least=cython.longlong, names=tuple, result=tuple, index=Py_ssize_t)
-cpdef tuple normalise(dict baselines, tuple entries, dict columns, long long label_ms, object robust, object make)
+@cython.locals(
+    clamps=dict, floored=list, young=list, checkpoints=dict, off_hour=bint, least=cython.longlong,
+    names=tuple, result=tuple, index=Py_ssize_t
+)
+cpdef tuple normalise(
+    dict baselines, tuple entries, dict columns, long long label_ms, object robust, object make
+)
 
 cpdef object input_of(str name, object value, dict columns)
