@@ -1,9 +1,9 @@
-"""How close the z-scores of a run are to a standard normal, per asset, feature and timeframe.
+"""How close the z-scores of a run are to a standard normal, and how many events it published.
 
-Rules of this file: it sees rows as normalisation makes them and nothing else; sums are exact; what
-cannot be said is None, never NaN. A week counts when at least half of its rows have a z, so that a
-few busy minutes do not speak for a thin market; floored scales are reported, not excused.
-Numerics 1, 2, 12 (d).
+Rules of this file: z is read from rows, rates from rows and published events, and nothing else is
+seen; sums are exact; what cannot be said is None, never NaN. A week counts when at least half of
+its rows have a z, so that a few busy minutes do not speak for a thin market; floored scales are
+reported, not excused.  Numerics 1, 2, 10, 12 (d); build plan 10.8.
 """
 
 from __future__ import annotations
@@ -11,21 +11,41 @@ from __future__ import annotations
 import math
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
+from typing import Any
 
 import msgspec
 
 from operators.formulas.elementary import round12, rounded
 from operators.lattice import DAY_MS, MINUTE_MS
-from operators.records import DQ_PARTIAL, Row
-from packs.schema import TIMEFRAME_MIN, TIMEFRAMES, FeaturePack, Timeframe
+from operators.records import DQ_PARTIAL, MARKET_UID, Row
+from packs.loader import MARKET_CLASSES
+from packs.schema import (
+    EVENT_CLASSES,
+    MINUTE_TF,
+    TIMEFRAME_MIN,
+    TIMEFRAMES,
+    FeaturePack,
+    Timeframe,
+)
 
 WINDOW_DAYS = 7
 MEAN_ABS_MAX = 0.2
 STD_MIN, STD_MAX = 0.8, 1.2
 FILLED_SHARE_MIN = 0.5
 THRESHOLDS = (2.0, 2.5, 3.0, 4.0)
+
+# Published events per asset-day, of market-wide classes per day (numerics 10).
+RATE_BANDS: dict[str, tuple[float, float]] = {
+    "spike": (3.0, 20.0),
+    "shift": (5.0, 25.0),
+    "quadrant": (0.0, 15.0),
+    "divergence": (0.0, 15.0),
+    "synchrony": (0.0, 10.0),
+    "rotation": (0.0, 6.0),
+}
+SEVERITY_BANDS = {"median": (55.0, 70.0), "p90": (80.0, 95.0)}  # of each class (build plan 10.8)
 
 _BAR_MS: dict[str, int] = {tf: minutes * MINUTE_MS for tf, minutes in TIMEFRAME_MIN.items()}
 _SIGNED_TRANSFORM = "asinh"  # the one transform that takes values below zero
@@ -124,6 +144,45 @@ class Calibration(msgspec.Struct, frozen=True):
     score: Score
     assets: tuple[AssetFigures, ...]
     total: Total
+
+
+class Banded(msgspec.Struct, frozen=True):
+    """A figure and the bounds it should keep, which belong to the band.
+
+    Without a figure, or without bounds, nothing is said of `within`.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    within: bool | None
+
+
+class AssetRate(msgspec.Struct, frozen=True):
+    """Events of one class on one asset; days of its rows past warm-up."""
+
+    asset: str
+    events: int
+    days: float
+    per_day: Banded
+
+
+class ClassRate(msgspec.Struct, frozen=True, kw_only=True):
+    """Published events of one class.
+
+    days : asset-days of rows past warm-up; of a market-wide class days with any such row.
+    severity_median, severity_p90 : None without events. assets : in the order of their ids, none
+    of a market-wide class.
+    """
+
+    event_class: str
+    market_wide: bool
+    events: int
+    days: float
+    per_day: Banded
+    severity_median: Banded
+    severity_p90: Banded
+    assets: tuple[AssetRate, ...]
 
 
 class Series:
@@ -265,6 +324,103 @@ def gaussian_share(threshold: float, *, two_sided: bool) -> float:
     """
     both = math.erfc(threshold / math.sqrt(2.0))
     return both if two_sided else both / 2.0
+
+
+# --- published events ----------------------------------------------------------------------------
+
+
+class Rates:
+    """Takes the minute rows and the published events of a run and gives the rates of the classes.
+
+    Only rows past warm-up count as time, for before that nothing can be published.
+    """
+
+    def __init__(self) -> None:
+        self._symbols: dict[int, str] = {}
+        self._minutes: dict[int, int] = {}
+        self._market_minutes = 0
+        self._last_ms = 0
+        self._severities: dict[str, dict[int, list[int]]] = {name: {} for name in EVENT_CLASSES}
+
+    def add_row(self, row: Row) -> None:
+        """Take a row; those of one minute follow each other. Other timeframes are passed over."""
+        if row.tf != MINUTE_TF:
+            return
+        uid = row.asset_uid
+        self._symbols[uid] = row.symbol
+        warm = not row.columns["warmup"]
+        self._minutes[uid] = self._minutes.get(uid, 0) + warm
+        if warm and row.exchange_ts_ms != self._last_ms:
+            self._market_minutes += 1
+            self._last_ms = row.exchange_ts_ms
+
+    def add_event(self, event: Mapping[str, Any]) -> None:
+        """Take a published event of any timeframe."""
+        by_asset = self._severities[event["class"]]
+        by_asset.setdefault(event["asset_uid"], []).append(event["severity"])
+
+    def figures(self) -> list[ClassRate]:
+        """Return the figures of every class, in the order of the contract."""
+        return [self._of(name) for name in EVENT_CLASSES]
+
+    def _of(self, name: str) -> ClassRate:
+        market_wide = name in MARKET_CLASSES
+        by_asset, band = self._severities[name], RATE_BANDS.get(name)
+        uids = [] if market_wide else sorted(self._minutes)
+        assets = []
+        for uid in uids:
+            events, days = len(by_asset.get(uid, ())), _days(self._minutes[uid])
+            assets.append(
+                AssetRate(self._symbols[uid], events, days, banded(_per_day(events, days), band))
+            )
+        counted = [MARKET_UID] if market_wide else uids
+        severities = sorted(chain.from_iterable(by_asset.get(uid, ()) for uid in counted))
+        minutes = self._market_minutes if market_wide else sum(self._minutes.values())
+        days = _days(minutes)
+        return ClassRate(
+            event_class=name,
+            market_wide=market_wide,
+            events=len(severities),
+            days=days,
+            per_day=banded(_per_day(len(severities), days), band),
+            severity_median=banded(quantile(severities, 0.5), SEVERITY_BANDS["median"]),
+            severity_p90=banded(quantile(severities, 0.9), SEVERITY_BANDS["p90"]),
+            assets=tuple(assets),
+        )
+
+
+def banded(value: float | None, band: tuple[float, float] | None) -> Banded:
+    """Return a figure beside its band.
+
+    >>> banded(3.0, (3.0, 20.0)).within, banded(2.9, (3.0, 20.0)).within, banded(1.0, None).within
+    (True, False, None)
+    """
+    if band is None:
+        return Banded(value, None, None, None)
+    low, high = band
+    return Banded(value, low, high, None if value is None else low <= value <= high)
+
+
+def quantile(ordered: Sequence[float], share: float) -> float | None:
+    """Return a quantile of sorted values, on the line between the two nearest; None without any.
+
+    >>> quantile([50, 60, 90], 0.5), quantile([50, 60], 0.9), quantile([], 0.5)
+    (60.0, 59.0, None)
+    """
+    if not ordered:
+        return None
+    place = share * (len(ordered) - 1)
+    below = math.floor(place)
+    above = min(below + 1, len(ordered) - 1)
+    return round12(ordered[below] + (place - below) * (ordered[above] - ordered[below]))
+
+
+def _days(minutes: int) -> float:
+    return round12(minutes * MINUTE_MS / DAY_MS)
+
+
+def _per_day(events: int, days: float) -> float | None:
+    return round12(events / days) if days else None
 
 
 # --- figures -------------------------------------------------------------------------------------

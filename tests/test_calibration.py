@@ -15,20 +15,26 @@ from hypothesis import strategies as st
 
 from dataflows import calibration
 from dataflows.calibration import (
+    RATE_BANDS,
     THRESHOLDS,
     Calibration,
+    ClassRate,
     Collector,
+    Rates,
     Score,
     Series,
+    banded,
     gaussian_share,
     in_band,
     moments,
+    quantile,
     scores_of,
     windows_of,
 )
 from operators.lattice import DAY_MS, HOUR_MS, MINUTE_MS
 from operators.records import Row
 from packs.loader import load_packs
+from packs.schema import EVENT_CLASSES
 
 START_MS = 1_790_000_100_000 // HOUR_MS * HOUR_MS
 WEEK_HOURS = 7 * 24
@@ -319,6 +325,100 @@ def test_rows_must_come_in_time_order() -> None:
     series = series_of([1.0])
     with pytest.raises(AssertionError, match="after row"):
         series.add(START_MS, 1.0)
+
+
+# --- published events --------------------------------------------------------------------------
+
+
+def event(uid: int, event_class: str, severity: int) -> dict[str, Any]:
+    """Return what of an event counts, and a field that does not."""
+    return {"asset_uid": uid, "class": event_class, "severity": severity, "novelty": {}}
+
+
+def rates_of(minutes: int, events: Sequence[dict[str, Any]], *, warmup: int = 0) -> Rates:
+    """Return the rates of two assets over minutes, the second past warm-up in the second half."""
+    rates = Rates()
+    for minute in range(minutes):
+        label_ms = START_MS + minute * MINUTE_MS
+        for uid in (0, 1):
+            cold = minute < (warmup if uid == 0 else minutes // 2)
+            rates.add_row(row(uid, label_ms, "1m", warmup=cold))
+        rates.add_row(row(0, label_ms, "15m", warmup=False))
+    for each in events:
+        rates.add_event(each)
+    return rates
+
+
+def by_class(rates: Rates) -> dict[str, ClassRate]:
+    """Return the figures by class."""
+    return {each.event_class: each for each in rates.figures()}
+
+
+def test_rates_are_per_day_of_rows_past_warm_up() -> None:
+    """Two days of one asset and one of the other; longer bars and warm-up are no time."""
+    events = [event(0, "spike", 50 + i) for i in range(8)] + [event(1, "spike", 90)]
+    spike = by_class(rates_of(2 * 1440, events))["spike"]
+    assert (spike.events, spike.days, spike.per_day.value) == (9, 3.0, 3.0)
+    assert spike.per_day.within
+    assert [(a.asset, a.events, a.days, a.per_day.value) for a in spike.assets] == [
+        ("S0", 8, 2.0, 4.0),
+        ("S1", 1, 1.0, 1.0),
+    ]
+    assert [a.per_day.within for a in spike.assets] == [True, False]
+    cold = by_class(rates_of(2 * 1440, events, warmup=1440))["spike"]
+    assert (cold.days, cold.per_day.value) == (2.0, 4.5)
+
+
+def test_severities_are_those_of_the_class() -> None:
+    """Median and p90 beside their bands; without events nothing is said of them."""
+    events = [event(i % 2, "shift", s) for i, s in enumerate((50, 60, 62, 70, 99))]
+    found = by_class(rates_of(1440, [*events, event(0, "spike", 1)]))
+    shift, quadrant = found["shift"], found["quadrant"]
+    assert (shift.severity_median.value, shift.severity_median.within) == (62.0, True)
+    assert (shift.severity_p90.value, shift.severity_p90.within) == (87.4, True)
+    assert (quadrant.per_day.value, quadrant.per_day.within) == (0.0, True)
+    assert (quadrant.severity_median.value, quadrant.severity_median.within) == (None, None)
+    assert (found["spike"].severity_median.value, found["spike"].severity_p90.within) == (1, False)
+
+
+def test_the_market_has_days_of_its_own() -> None:
+    """Market-wide events are counted per day of the market, and none of them to an asset."""
+    events = [event(-1, "synchrony", 70)] * 12 + [event(-1, "spike", 99)]
+    found = by_class(rates_of(1440, events))
+    synchrony = found["synchrony"]
+    assert (synchrony.market_wide, synchrony.events, synchrony.days) == (True, 12, 1.0)
+    assert (synchrony.per_day.value, synchrony.per_day.within) == (12.0, False)
+    assert synchrony.assets == ()
+    assert (found["spike"].events, found["spike"].days) == (0, 1.5)
+    waiting = by_class(rates_of(1440, events, warmup=1440))["synchrony"]
+    assert waiting.days == 0.5
+
+
+def test_no_time_is_no_rate() -> None:
+    """Before anything is past warm-up, and without rows, a rate is not known."""
+    for rates in (Rates(), rates_of(10, [], warmup=10)):
+        for each in rates.figures():
+            if each.event_class != "spike":
+                continue
+            assert each.events == 0
+            assert each.per_day.value in (None, 0.0)
+    assert Rates().figures()[0].per_day.value is None
+    assert [each.event_class for each in Rates().figures()] == list(EVENT_CLASSES)
+
+
+def test_every_class_has_a_band() -> None:
+    """Numerics 10; both bounds belong to it."""
+    assert set(RATE_BANDS) == set(EVENT_CLASSES)
+    assert [banded(x, (3.0, 20.0)).within for x in (2.99, 3.0, 20.0, 20.01, None)] == [
+        *(False, True, True, False, None),
+    ]
+
+
+@given(st.lists(st.integers(0, 100), min_size=2, max_size=50), st.integers(1, 9))
+def test_oracle_quantile(values: list[int], tenth: int) -> None:
+    """As the statistics of the library cut it."""
+    cuts = statistics.quantiles(values, n=10, method="inclusive")
+    assert quantile(sorted(values), tenth / 10) == pytest.approx(cuts[tenth - 1])
 
 
 def test_examples() -> None:

@@ -1,7 +1,7 @@
 """`alpha calibrate`: do the z-scores of a bars file behave like a standard normal?
 
-Rules of this file: bars go through the normalisation of the flow, in the flow's order, and through
-nothing behind it; the report lists what it measured, bad or good; no figure is a verdict here.
+Rules of this file: bars go through the steps of the flow, in the flow's order, without an engine;
+the report lists what it measured, bad or good; no figure is a verdict here.
 """
 
 from __future__ import annotations
@@ -23,15 +23,18 @@ from dataflows.calibration import (
     STD_MIN,
     THRESHOLDS,
     WINDOW_DAYS,
+    Banded,
     Calibration,
+    ClassRate,
     Collector,
     Figures,
+    Rates,
     Score,
     scores_of,
 )
 from dataflows.cli.failures import INPUT, USAGE, Problem
 from dataflows.cli.logs import LogSpan
-from dataflows.cli.pack_files import DetectorsFile, FeaturesFile
+from dataflows.cli.pack_files import DetectorsFile, FeaturesFile, UniverseFile
 from dataflows.cli.progress import LogProgress
 from dataflows.cli.screen import (
     WIDTH,
@@ -43,10 +46,12 @@ from dataflows.cli.screen import (
     say,
     shown_counts,
 )
+from dataflows.evaluation import Minute
 from dataflows.importing.bars import read_bars
+from dataflows.version import PRODUCER
 from operators.bars import BarsState, close_minutes
-from operators.normalize import Normalize
-from operators.records import Row
+from operators.loop import Loop
+from operators.records import MarketPhase, Published
 from packs.loader import Packs, load_packs
 from packs.schema import TIMEFRAMES, FeaturePack, Timeframe
 
@@ -64,6 +69,11 @@ _LEGEND = (
     " NULL: of all rows. partial: rows that no baseline learns from; floor: scales at their floor;"
     " both of the rows with a z. A rate is per day of rows with a z."
 )
+_RATES_LEGEND = (
+    "Published events: a day is 1,440 rows of an asset past warm-up, of synchrony and rotation a"
+    " day of the market. in, OUT: inside the band of the class, or not."
+)
+_RATE_COLUMNS = ("class", "events", "a day", "band", "median", "55-70", "p90", "80-95", "assets in")
 
 
 @app.command()
@@ -78,6 +88,7 @@ def run(
     ] = None,
     features: FeaturesFile = None,
     detectors: DetectorsFile = None,
+    universe: UniverseFile = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -85,19 +96,26 @@ def run(
 
     Per timeframe, feature and asset: the shares of NULL, of partial rows and of floored scales, the
     share of weeks whose z has its mean and standard deviation in band, and how often z reaches 2,
-    2.5, 3 and 4 on a day, beside what a standard normal does. What the figures mean:
-    docs/calibration.md.
+    2.5, 3 and 4 on a day, beside what a standard normal does. Then the published events a day and
+    their severity, by class, beside their bands. What the figures mean: docs/calibration.md.
     """
-    packs = load_packs(features, detectors)
-    collector = Collector(wanted_scores(packs.features, tf, feature))
+    packs = load_packs(features, detectors, universe)
+    collector, rates = Collector(wanted_scores(packs.features, tf, feature)), Rates()
+
+    def take(output: MarketPhase | Published) -> None:
+        add_rates(rates, output)
+        if isinstance(output, MarketPhase):
+            for row in output.rows:
+                collector.add(row)
+
     span = checked_bars(bars)
     with LogProgress("calibrate", "minutes", 1, span, quiet=quiet) as progress:
-        read = measure(bars, packs, collector.add, progress)
-    calibrations = collector.calibrations()
+        read = measure(bars, packs, take, progress)
+    calibrations, classes = collector.calibrations(), rates.figures()
     if as_json:
-        put_json(report(bars, packs, read, calibrations))
+        put_json(report(bars, packs, read, calibrations, classes))
     else:
-        show(read, calibrations, [each for each in TIMEFRAMES if not tf or each in tf])
+        show(read, calibrations, classes, [each for each in TIMEFRAMES if not tf or each in tf])
 
 
 class Read(msgspec.Struct):
@@ -145,22 +163,26 @@ def checked_bars(bars: Path) -> LogSpan:
 
 
 def measure(
-    bars: Path, packs: Packs, on_row: Callable[[Row], None], on_progress: Callable[[int], None]
+    bars: Path,
+    packs: Packs,
+    take: Callable[[MarketPhase | Published], None],
+    on_progress: Callable[[int], None],
+    change: Callable[[Iterable[Minute]], Iterable[Minute]] = iter,
 ) -> Read:
-    """Normalise a bars file and hand over every row of every timeframe, in the flow's order.
+    """Run a bars file through the steps and hand over what they give, phase by phase.
 
-    on_progress : is told every minute that was reached, epoch ms.
+    on_progress : is told every minute that was reached, epoch ms. change : what to do to the
+    minutes of the file first.
     """
-    normalize, states = Normalize(packs), {}
-    lattice, rejects, rows = BarsState(), Counter[str](), Counter[str]()
+    loop, lattice = Loop(packs, PRODUCER), BarsState()
+    rejects, rows = Counter[str](), Counter[str]()
     read = Read()
-    for close_ms, minute in read_bars(bars, on_reject=lambda reason: rejects.update([reason])):
-        for item in close_minutes(lattice, close_ms, minute):
-            if item.asset_uid not in states:
-                states[item.asset_uid] = normalize.initial()
-            for row in _rows(normalize.step(states[item.asset_uid], item)):
-                rows[row.tf] += 1
-                on_row(row)
+    minutes = read_bars(bars, on_reject=lambda reason: rejects.update([reason]))
+    for close_ms, minute in change(minutes):
+        for output in loop.bars(close_minutes(lattice, close_ms, minute)):
+            if isinstance(output, MarketPhase):
+                rows.update(row.tf for row in output.rows)
+            take(output)
         read.minutes += 1
         read.span_ms = (read.span_ms[0] or close_ms, close_ms)
         on_progress(close_ms)
@@ -169,21 +191,31 @@ def measure(
     return read
 
 
-def _rows(items: Iterable[Any]) -> Iterable[Row]:
-    for item in items:
-        yield from item.rows
+def add_rates(rates: Rates, output: MarketPhase | Published) -> None:
+    """Hand the rows or the events of a phase to the rates."""
+    if isinstance(output, MarketPhase):
+        for row in output.rows:
+            rates.add_row(row)
+    else:
+        for event in output.events:
+            rates.add_event(event)
 
 
 # --- what is shown -------------------------------------------------------------------------------
 
 
 def report(
-    bars: Path, packs: Packs, read: Read, calibrations: Sequence[Calibration]
+    bars: Path,
+    packs: Packs,
+    read: Read,
+    calibrations: Sequence[Calibration],
+    classes: Sequence[ClassRate],
 ) -> dict[str, Any]:
     """Return everything that was measured as a JSON object."""
     return {
         "source": str(bars),
         "feature_pack": packs.feature_pack,
+        "detector_pack": packs.detector_pack,
         "config_hash": packs.config_hash,
         "read": msgspec.to_builtins(read),
         "band": {
@@ -194,11 +226,17 @@ def report(
             "std_max": STD_MAX,
         },
         "scores": msgspec.to_builtins(calibrations),
+        "rates": msgspec.to_builtins(classes),
     }
 
 
-def show(read: Read, calibrations: Sequence[Calibration], tfs: Iterable[str]) -> None:
-    """Print a table per column, then one line per column, then what there was nothing of."""
+def show(
+    read: Read,
+    calibrations: Sequence[Calibration],
+    classes: Sequence[ClassRate],
+    tfs: Iterable[str],
+) -> None:
+    """Print a table per column, one line per column, what there was nothing of, and the rates."""
     scored = [each for each in calibrations if _has_z(each)]
     for each in scored:
         put(_title(each.score))
@@ -215,10 +253,43 @@ def show(read: Read, calibrations: Sequence[Calibration], tfs: Iterable[str]) ->
             put(f"{tf}: no rows")
         elif silent:
             put(f"{tf}: no z at all of {', '.join(silent)}")
+    put()
+    show_rates(classes)
+    show_left_out(read)
+
+
+def show_rates(classes: Sequence[ClassRate]) -> None:
+    """Print how many events of each class there were, and how severe, beside their bands."""
+    for line in wrap(_RATES_LEGEND, WIDTH):
+        put(line)
+    table = new_table(*_RATE_COLUMNS, right=("events", "a day", "median", "p90", "assets in"))
+    for each in classes:
+        of_band = [asset for asset in each.assets if asset.per_day.within]
+        band = each.per_day
+        table.add_row(
+            each.event_class,
+            str(each.events),
+            _rate(band.value),
+            f"{_NONE if band.low is None else f'{band.low:g}-{band.high:g}'} {_mark(band)}",
+            _number(each.severity_median.value),
+            _mark(each.severity_median),
+            _number(each.severity_p90.value),
+            _mark(each.severity_p90),
+            "market" if each.market_wide else f"{len(of_band)}/{len(each.assets)}",
+        )
+    put_table(table)
+
+
+def show_left_out(read: Read) -> None:
+    """Say what of the file was not used."""
     if read.minutes_skipped:
         say(f"minutes of long holes left out: {read.minutes_skipped}", "yellow")
     if read.rejects:
         say(f"rows left out: {shown_counts(read.rejects)}", "yellow")
+
+
+def _mark(figure: Banded) -> str:
+    return "" if figure.within is None else "in" if figure.within else "OUT"
 
 
 def _has_z(calibration: Calibration) -> bool:

@@ -33,6 +33,7 @@ COMMANDS = {
     "calibrate": Entry(
         "calibrate", "Measure the z-scores of minute bars against a standard normal."
     ),
+    "evaluate": Entry("evaluate", "Measure the events of minute bars: rates, lift, labels."),
     "record": Entry("record", "Record the venue into a tick log, and nothing else."),
     "import": Entry("imports", "Turn recordings of others into a tick log or a bars file."),
     "events": Entry("events", "Show events of a replay or of the live topic."),

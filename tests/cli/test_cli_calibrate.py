@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import statistics
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
-from dataflows.calibration import Collector, Score
+from dataflows.calibration import RATE_BANDS, Collector, Rates, Score
 from dataflows.cli.calibrate import Read, show
 from dataflows.cli.failures import INPUT, USAGE
 from dataflows.importing import BarsFile, import_bars
@@ -33,14 +34,17 @@ def dice(seed: int) -> Iterator[float]:
         yield state / 2**31
 
 
-def bars_text(minutes: int) -> str:
-    """Return so many minutes of two symbols; a row of them is damaged."""
+def bars_text(minutes: int, jumps: Sequence[int] = ()) -> str:
+    """Return so many minutes of two symbols, which jump in some; a row of them is damaged."""
     lines, draw = [HEADER], dice(42)
     price = {"AAA": 100.0, "B/USDT:USDT": 5.0}
     for minute in range(minutes):
         for symbol, before in price.items():
             close = price[symbol] = before * (1.0 + 0.002 * (next(draw) - 0.5))
             volume, count = 1000.0 + 1e6 * next(draw) * next(draw), 9
+            if minute in jumps:
+                close = price[symbol] = before * 1.03
+                volume = 2e7
             if symbol == "AAA" and minute in SILENT:
                 close, volume, count = before, 0.0, 0
             if minute in HOLE:
@@ -92,6 +96,42 @@ def test_differential_the_figures_are_those_of_a_replay(
             assert found["mean"] == pytest.approx(math.fsum(z) / len(z), rel=1e-11)
             above = [sum(value >= t for value in z) for t in (2.0, 2.5, 3.0, 4.0)]
             assert [each["count"] for each in found["exceedances"]] == above
+
+
+@pytest.mark.engine
+def test_differential_the_rates_are_those_of_a_replay(alpha: Any, tmp_path: Path) -> None:
+    """Every event that `alpha replay --bars` publishes is counted, with its severity."""
+    bars = tmp_path / "bars.csv"
+    bars.write_text(bars_text(MINUTES, jumps=(330, 331, 360, 400)))
+    assert alpha("replay", "--bars", bars, "--out", tmp_path).code == 0
+    lines = (tmp_path / "events.ndjson").read_bytes().splitlines()
+    events = [orjson.loads(line) for line in lines]
+    rows = [orjson.loads(line) for line in (tmp_path / "rows.ndjson").read_bytes().splitlines()]
+    warm = [row for row in rows if row["tf"] == "1m" and not row["warmup"]]
+    found = alpha("calibrate", bars, "--json", "--tf", "1m").json["rates"]
+    assert {event["class"] for event in events} <= {each["event_class"] for each in found}
+    (spike,) = (each for each in found if each["event_class"] == "spike")
+    severities = sorted(event["severity"] for event in events if event["class"] == "spike")
+    assert spike["events"] == len(severities) > 2
+    assert spike["days"] == pytest.approx(len(warm) / 1440)
+    assert spike["per_day"]["value"] == pytest.approx(len(severities) * 1440 / len(warm))
+    assert spike["severity_median"]["value"] == statistics.median(severities)
+    for asset in spike["assets"]:
+        own = [event for event in events if event["symbol"] == asset["asset"]]
+        assert asset["events"] == sum(event["class"] == "spike" for event in own)
+
+
+def test_the_rates_are_shown_beside_their_bands(alpha: Any, bars: Path) -> None:
+    """A line per class, with in or OUT; market-wide ones are not counted by asset."""
+    lines = [line.split() for line in alpha("calibrate", bars, "--tf", "1m").out.splitlines()]
+    shown = {cells[0]: cells for cells in lines if cells and cells[0] in RATE_BANDS}
+    assert set(shown) == set(RATE_BANDS)
+    assert shown["spike"][3] == "3-20"
+    assert shown["spike"][4] in ("in", "OUT")
+    assert shown["shift"][1:5] == ["0", "0.00", "5-25", "OUT"]
+    assert shown["quadrant"][1:5] == ["0", "0.00", "0-15", "in"]
+    assert shown["quadrant"][-1] == "2/2"
+    assert shown["rotation"][-1] == "market"
 
 
 def test_null_and_warm_up_are_told_apart(alpha: Any, bars: Path) -> None:
@@ -165,7 +205,7 @@ def test_a_week_that_counts_shows_its_share(
 ) -> None:
     """The share in band, how many weeks were too thin, and the asset with the lowest share."""
     read, calibrations = week_of_figures
-    show(read, calibrations, ["1h"])
+    show(read, calibrations, Rates().figures(), ["1h"])
     out = capsys.readouterr().out
     cells = [line.split() for line in out.splitlines()]
     assert ["AAA", "192", "0.0%", "0.0%", "100.0%", "2", "50.0%"] in [line[:7] for line in cells]

@@ -21,7 +21,14 @@ from dataflows.replay import PRODUCTS, file_sinks, product_path, replay
 from dataflows.version import PRODUCER
 from operators.feed import FeedReader, FeedState
 from operators.loop import Loop
-from operators.publish import event_json, frame_json, row_json, suppression_json
+from operators.publish import (
+    audit_json,
+    dead_json,
+    event_json,
+    frame_json,
+    row_json,
+    suppression_json,
+)
 from operators.records import MarketPhase
 from packs.loader import Packs, load_packs
 
@@ -110,9 +117,11 @@ def test_differential_the_plain_loop_equals_the_engine(
                 if isinstance(output, MarketPhase):
                     texts["rows"] += map(row_json, output.rows)
                     texts["frames"] += map(frame_json, output.frames)
+                    texts["audit"] += audit_json(output)
                 else:
                     texts["events"] += map(event_json, output.events)
                     texts["suppressed"] += map(suppression_json, output.suppressed)
+                    texts["dlq"] += map(dead_json, output.dead)
     joined = [b"".join(line + b"\n" for line in texts[name]) for name in PRODUCTS]
     assert joined == expected(reference)
 

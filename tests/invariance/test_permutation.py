@@ -154,10 +154,18 @@ def told(outcome: Outcome, names: Mapping[str, str]) -> list[dict[str, Any]]:
         for name in RANKED:
             frame[name] = sorted(names[symbol] for symbol in frame[name])
         frame["leader"] = names.get(frame["leader"])
-        own = ("event_id", "asset_uid", "debounce_key")
+        own = ("event_id", "asset_uid", "debounce_key", "attachments")
         kept = {name: value for name, value in event.items() if name not in own}
-        found.append({**kept, "symbol": names[event["symbol"]], "market_frame": frame})
+        bars = [[names[bar[0]], *bar[1:]] for bar in bars_of(event)]
+        told_of = {"symbol": names[event["symbol"]], "market_frame": frame, "bars": bars}
+        found.append({**kept, **told_of})
     return sorted(found, key=lambda e: (e["exchange_ts"], e["symbol"], e["tf"], e["subtype"]))
+
+
+def bars_of(event: Mapping[str, Any]) -> list[list[str]]:
+    """Return (symbol, timeframe, label) of the bars that an event refers to."""
+    refs = event.get("attachments", {}).get("bar_refs", {})
+    return [name.split("/") for tf in sorted(refs) for name in refs[tf]]
 
 
 SAME = {coin: coin for coin in COINS}
@@ -277,6 +285,8 @@ def earlier(value: Any, by_ms: int) -> Any:
     """Return a value with every UTC time in it moved back."""
     if isinstance(value, dict):
         return {name: earlier(inner, by_ms) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [earlier(inner, by_ms) for inner in value]
     if isinstance(value, str) and value[-1:] == "Z" and value[4:5] == "-":
         at = datetime.fromisoformat(value)
         return iso(round(at.timestamp() * 1000) - by_ms)
@@ -293,7 +303,12 @@ def moved_back(outcome: Outcome, by_ms: int) -> Table:
 
 def events_without_ids(outcome: Outcome, by_ms: int) -> list[Any]:
     """Return the events as they would have been before a shift; an id holds the time."""
-    kept = [{k: v for k, v in e.items() if k != "event_id"} for e in outcome.events()]
+    own = ("event_id", "incident_id", "attachments")
+    kept = []
+    for event in outcome.events():
+        began, _, cause = event.get("incident_id", "").partition("Z:")
+        more = {"incident": [f"{began}Z", cause] if cause else [], "bars": bars_of(event)}
+        kept.append({k: v for k, v in event.items() if k not in own} | more)
     return [earlier(event, by_ms) for event in kept]
 
 
