@@ -107,7 +107,7 @@ class Score:
         frames = {frame.tf: frame for frame in item.frames}
         for row, before_join in zip(item.rows, item.candidates, strict=True):
             frame = frames[row.tf]
-            candidates = [*before_join, *self._after_join(row, frame)]
+            candidates = [*before_join, *self._after_join(row, frame, item.tier)]
             count += len(candidates)
             survivors = self._screen(state, item, row, frame, candidates, suppressed)
             closed += self._close_runs(state, row, candidates)
@@ -126,7 +126,7 @@ class Score:
             )
         ]
 
-    def _after_join(self, row: Row, frame: Frame) -> list[Candidate]:
+    def _after_join(self, row: Row, frame: Frame, tier: str) -> list[Candidate]:
         """Evaluate the detectors that name a frame column (design 3)."""
         found: list[Candidate] = []
         if row.asset_uid == MARKET_UID:
@@ -134,7 +134,7 @@ class Score:
         for detector in self._on_frames:
             if row.tf in detector.tfs:
                 columns = {**frame.columns, **self._naming.view(row)}
-                fired = detector.fires(columns)
+                fired = detector.fires(columns, tier)
                 if fired is None:
                     self.nulls[detector.detector_id] = self.nulls.get(detector.detector_id, 0) + 1
                 elif fired:
@@ -401,9 +401,10 @@ def rate(
 def holds_in_tier(detector: Detector, row: Row, tier: str, naming: Naming) -> bool:
     """Tell whether a candidate's trigger holds with the threshold of its asset's tier.
 
-    Detection let it through with the lowest threshold of all tiers (plan D.7).
+    Detection let it through with the lowest threshold of all tiers (plan D.7); what is evaluated
+    after the join has its own tier's already.
     """
-    if not detector.tier_triggers:
+    if not detector.tier_triggers or detector.needs_frame:
         return True
     return detector.fires(naming.view(row), tier) is True
 

@@ -105,6 +105,7 @@ class Asset:
         shocks: int = 0,
         final: bool = False,
         frame: Columns | None = None,
+        tier: str = "mid",
         **columns: Any,
     ) -> ScoredItem:
         """Score the candidates of one minute."""
@@ -112,7 +113,8 @@ class Asset:
         phase = Phase(label, final, 1, label + (3000 if final else 1500))
         market = Frame("1m", label, 0, {"shock_count_5s": shocks, "leader": "BTC", **(frame or {})})
         one = row(minute, revision=int(final), **columns)
-        (out,) = self.step.step(self.state, ScoreItem(phase, 0, (one,), (candidates,), (market,)))
+        item = ScoreItem(phase, 0, (one,), (candidates,), (market,), tier)
+        (out,) = self.step.step(self.state, item)
         assert (out.phase, out.asset_uid) == (phase, 0)
         return out
 
@@ -564,6 +566,23 @@ def test_a_detector_that_names_the_frame_is_evaluated_here(
     scored = Asset(framed).at(0, frame=frame, z_vol_m_1=z_vol)
     assert scored.n_candidates == int(fires)
     assert [draft.payload["subtype"] for draft in scored.drafts] == ["follows_leader_m_1"] * fires
+
+
+@pytest.mark.parametrize(("tier", "heard"), [("top", True), ("mid", False), ("tail", False)])
+def test_a_detector_that_names_the_frame_has_the_threshold_of_the_tier(
+    tmp_path: Path, tier: str, heard: bool
+) -> None:
+    """The tier is known after the join, so there is nothing to suppress."""
+    path = tmp_path / "framed.yaml"
+    trigger = "z_vol_m_1 >= threshold && shock_count_5s >= 3"
+    detector = {**FOLLOWER, "threshold": 3.0, "trigger": trigger}
+    tiers = {"top": {"spike": {"threshold": 2.0}}}
+    pack = {"detector_pack": "v0.9.0", "detectors": [detector], "overrides": {"tiers": tiers}}
+    path.write_text(yaml.safe_dump(pack))
+    scored = Asset(load_packs(detectors=path)).at(
+        0, frame={"shock_count_5s": 3}, tier=tier, z_vol_m_1=2.5
+    )
+    assert (len(scored.drafts), scored.n_candidates, scored.suppressed) == (heard, heard, ())
 
 
 def test_a_null_is_counted_after_the_join_too(framed: Packs) -> None:
