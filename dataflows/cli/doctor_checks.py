@@ -24,6 +24,7 @@ from dataflows.connectors.clock import SystemClock
 from dataflows.connectors.embedded_postgres import EmbeddedPostgres, PostgresError, find_binaries
 from dataflows.connectors.venue_rest import RestConfig, VenueError, VenueRest
 from dataflows.settings import DATABASE_OFF, Settings, SettingsError
+from operators import kernel
 from operators.lattice import iso
 from packs.loader import PackError, load_packs
 
@@ -36,6 +37,7 @@ _TAIL_BYTES = 1 << 18
 
 def all_checks(*, deep: bool) -> Iterator[Check]:
     """Yield every check; without a valid environment only what does not depend on it."""
+    yield _kernel()
     try:
         settings = Settings.from_env()
     except SettingsError as error:
@@ -49,6 +51,12 @@ def all_checks(*, deep: bool) -> Iterator[Check]:
     yield from _venue(settings.rest_url)
     yield _log(settings.data_dir / "ticks")
     yield _topic(settings.data_dir / "topics" / TOPIC)
+
+
+def _kernel() -> Check:
+    """Check which form of the inner loops runs; both give the same bytes."""
+    plain = "plain Python: the same bytes, slower; a C compiler at installation makes it faster"
+    return Check("inner loops", "ok", "compiled" if kernel.FORM == "compiled" else plain)
 
 
 def _environment(settings: Settings) -> Check:
@@ -65,7 +73,7 @@ def _packs(settings: Settings) -> Check:
     found = f"features {packs.feature_pack}, detectors {packs.detector_pack}, {packs.config_hash}"
     if packs.warnings:
         return Check("packs", "warning", found, "; ".join(packs.warnings))
-    return Check("packs", "ok", found)
+    return Check("packs", "ok", "; ".join((found, *packs.notes)))
 
 
 def _disk(directory: Path) -> Check:

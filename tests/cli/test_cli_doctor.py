@@ -19,8 +19,8 @@ from fixtures.exchange import running_exchange
 
 BAD_PACK = Path(__file__).parents[2] / "fixtures/packs/four_faults.yaml"
 NAMES = [
-    *("python", "engine", "packages", "environment", "packs", "data directory"),
-    *("postgres programs", "database", "venue", "tick log", "event topic"),
+    *("python", "engine", "packages", "inner loops", "environment", "packs"),
+    *("data directory", "postgres programs", "database", "venue", "tick log", "event topic"),
 ]
 
 
@@ -61,7 +61,7 @@ def test_the_table_is_readable(alpha: Any) -> None:
     assert ran.code == 0
     assert max(map(len, ran.out.splitlines())) <= 100
     assert "-> recording and live runs need it" in ran.out
-    assert "11 checks: ok 10, warning 1" in ran.out
+    assert "12 checks: ok 11, warning 1" in ran.out
 
 
 def test_the_state_of_the_data_is_told(
