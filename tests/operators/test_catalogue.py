@@ -332,16 +332,18 @@ EDGES: dict[str, Edge] = {
         (("sector_former_rank", 2), ("sector_margin", 0.24999999999)),
     ),
 }
+_PLAIN_JOLT = Edge(
+    {"dfunding_h_1": 0.001, "funding_h_1": 0.0011},
+    (("dfunding_h_1", 0.000999999999999), ("dfunding_h_1", -0.000999999999999)),
+    (
+        {"dfunding_h_1": -0.001},
+        {"dfunding_h_1": -0.00002000001, "funding_h_1": 0.00001},
+        {"dfunding_h_1": 0.00002000001, "funding_h_1": -0.00001},
+    ),
+)
 # Funding is what the packs say differently.
 EDGES_OF: dict[str, dict[str, Edge]] = {
-    "v0.1": EDGES
-    | {
-        "shift.funding_jolt_h_1": Edge(
-            {"dfunding_h_1": 0.001},
-            (("dfunding_h_1", 0.000999999999999), ("dfunding_h_1", -0.000999999999999)),
-            ({"dfunding_h_1": -0.001},),
-        )
-    },
+    "v0.1": EDGES | {"shift.funding_jolt_h_1": _PLAIN_JOLT},
     "v0.2": EDGES
     | {
         "shift.funding_jolt_h_1": Edge(
@@ -356,15 +358,7 @@ EDGES_OF: dict[str, dict[str, Edge]] = {
                 {"dfunding_h_1": 0.00002, "b_divisor_dfunding": 0.000001},
             ),
         ),
-        "shift.funding_jolt_plain_h_1": Edge(
-            {"dfunding_h_1": 0.001, "funding_h_1": 0.0011},
-            (("dfunding_h_1", 0.000999999999999), ("dfunding_h_1", -0.000999999999999)),
-            (
-                {"dfunding_h_1": -0.001},
-                {"dfunding_h_1": -0.00002000001, "funding_h_1": 0.00001},
-                {"dfunding_h_1": 0.00002000001, "funding_h_1": -0.00001},
-            ),
-        ),
+        "shift.funding_jolt_plain_h_1": _PLAIN_JOLT,
     },
 }
 # What a silent side leaves silent where another comparison is an alternative.

@@ -354,6 +354,7 @@ def quadrant(price: str, interest: str) -> Beside:
 
 
 # D.4: detector, columns at its thresholds, the sides that must be silent
+_RATE = {"funding_h_1": 0.0011, "time_to_next_funding_sec": 3600}
 D4: list[Beside] = [
     (VOL, {"z_vol_m_1": 3.0, "trade_count_m_1": 5}, [{"z_vol_m_1": 2.99}, {"trade_count_m_1": 4}]),
     (
@@ -387,8 +388,13 @@ D4: list[Beside] = [
         {"z_basis_m_5": -2.5, "basis_bp_m_5": -9.0},
         [{"z_basis_m_5": -2.49}, {"z_basis_m_5": 2.49}],
     ),
-    ("shift.funding_jolt_h_1", {"dfunding_h_1": 0.001}, [{"dfunding_h_1": 0.000999}]),
-    ("shift.funding_jolt_h_1", {"dfunding_h_1": -0.001}, [{"dfunding_h_1": -0.000999}]),
+    ("shift.funding_jolt_h_1", {**_RATE, "dfunding_h_1": 0.001}, [{"dfunding_h_1": 0.000999}]),
+    ("shift.funding_jolt_h_1", {**_RATE, "dfunding_h_1": -0.001}, [{"dfunding_h_1": -0.000999}]),
+    (
+        "shift.funding_jolt_h_1",  # half an hour ahead the rate is on the other side of zero
+        {"funding_h_1": 0.00001, "dfunding_h_1": -0.0000201, "time_to_next_funding_sec": 1800},
+        [{"dfunding_h_1": -0.00002}, {"time_to_next_funding_sec": 1790}],
+    ),
     *(quadrant(price, interest) for price in _SIGNS for interest in _SIGNS),
     (
         "div.price_up_cvd_down_m_5",

@@ -307,7 +307,7 @@ def test_both_packs_have_the_same_triggers() -> None:
     assert plan.keys() - calibrated.keys() == set()
     for name in plan.keys() - own:
         assert plan[name] == calibrated[name], name
-    assert plan["shift.funding_jolt_h_1"][0] == "abs(dfunding_h_1) >= 0.001"
+    assert plan["shift.funding_jolt_h_1"] == calibrated["shift.funding_jolt_plain_h_1"]
     assert calibrated["shift.funding_jolt_h_1"][0] == (
         "abs(dfunding_h_1) >= max(0.00002, 6 * b_divisor_dfunding)"
     )
