@@ -42,6 +42,8 @@ TOPICS = {
     ),
 }
 DLQ_TOPIC = "alpha.events.dlq"
+CLOUD_TYPE = f"alpha.event.v{CONTRACT_VERSION}"
+SCHEMA_ID = f"urn:alpha-detector:event:v{CONTRACT_VERSION}"
 
 Json = dict[str, Any]
 
@@ -62,7 +64,7 @@ def event_schema(example: Json) -> Json:
     """Return the schema of an event, with an example."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": f"urn:alpha-detector:event:v{CONTRACT_VERSION}",
+        "$id": SCHEMA_ID,
         **schema(Event),
         "examples": [example],
     }
@@ -108,6 +110,7 @@ def asyncapi(example: Json) -> Json:
                     "name": "deadLetter",
                     "title": "An event that broke the contract",
                     "contentType": "application/json",
+                    "headers": _dead_headers(),
                     "payload": schema(DeadLetter),
                     "bindings": _key_binding("asset_uid as decimal text, empty if unknown"),
                 },
@@ -170,7 +173,7 @@ def _cloud_headers(example: Json) -> Json:
         },
         "ce_type": {
             "type": "string",
-            "const": f"alpha.event.v{CONTRACT_VERSION}",
+            "const": CLOUD_TYPE,
             "description": "Kind of the message and version of its schema",
         },
         "ce_source": {
@@ -178,6 +181,29 @@ def _cloud_headers(example: Json) -> Json:
             "description": "provenance.producer of the payload",
             "examples": [PRODUCER],
         },
+    }
+    required = list(headers)
+    headers |= {
+        "ce_dataschema": {
+            "type": "string",
+            "const": SCHEMA_ID,
+            "description": "The $id of the JSON Schema of the payload",
+        },
+        "ce_replayof": {
+            "type": "string",
+            "const": "true",
+            "description": "On the replay topic only, with provenance.replay_of in the payload",
+        },
+        "content-type": {"type": "string", "const": "application/json"},
+    }
+    return {"type": "object", "properties": headers, "required": required}
+
+
+def _dead_headers() -> Json:
+    """Return the headers of a dead letter, which is no CloudEvent."""
+    headers: dict[str, Json] = {
+        "origin": {"type": "string", "description": "Topic the event was meant for"},
+        "content-type": {"type": "string", "const": "application/json"},
     }
     return {"type": "object", "properties": headers, "required": list(headers)}
 

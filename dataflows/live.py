@@ -9,6 +9,7 @@ this module opens nothing; `flow()` reads the environment (`dataflows/settings.p
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import bytewax.operators as op
@@ -20,9 +21,10 @@ from bytewax.outputs import Sink
 
 from dataflows.connectors.console import ConsoleEventSink, ConsoleMarketSink, MinutePrinter
 from dataflows.connectors.database import Database
+from dataflows.connectors.kafka import Bus, KafkaEventsSink, topic_names
 from dataflows.connectors.recorder import Recorder, RecorderConfig
 from dataflows.connectors.source import LogSource
-from dataflows.connectors.topics import EventsSink, RowsAndFramesSink
+from dataflows.connectors.topics import EventsSink, RowsAndFramesSink, SuppressedSink
 from dataflows.market import judge
 from dataflows.settings import DATABASE_OFF, Settings, SettingsError
 from dataflows.shard import assemble, mark
@@ -72,7 +74,9 @@ def recorder_config(settings: Settings, packs: Packs) -> RecorderConfig:
 
 
 def live_sinks(settings: Settings, packs: Packs) -> Sinks:
-    """Topic files and the console always, the database unless it is switched off."""
+    """Rows to files and the console, events to Kafka where it is given or else to files, all to
+    the database unless it is switched off.
+    """
     topics, printer = settings.data_dir / "topics", MinutePrinter("stdout")
     sinks = Sinks(
         market={
@@ -84,21 +88,26 @@ def live_sinks(settings: Settings, packs: Packs) -> Sinks:
             ),
             "console": ConsoleMarketSink(printer),
         },
-        published={
-            "topic": EventsSink(
-                topics / "alpha.events.v0.ndjson",
-                topics / "alpha.suppressed.v0.ndjson",
-                topics / "alpha.events.dlq.ndjson",
-                append=True,
-            ),
-            "console": ConsoleEventSink(printer),
-        },
+        published={**_event_sinks(settings, topics), "console": ConsoleEventSink(printer)},
     )
     if settings.database_url != DATABASE_OFF:
         database = Database(settings.data_dir, settings.database_url)
         sinks.market["database"] = database.market_sink(packs.features)
         sinks.published["database"] = database.event_sink(packs.features)
     return sinks
+
+
+def _event_sinks(settings: Settings, topics: Path) -> dict[str, Sink[Any]]:
+    """Events and dead letters; the names are step ids, so files and Kafka each have their own."""
+    suppressed = topics / "alpha.suppressed.v0.ndjson"
+    if settings.kafka_bootstrap is None:
+        events, dlq = topics / "alpha.events.v0.ndjson", topics / "alpha.events.dlq.ndjson"
+        return {"topic": EventsSink(events, suppressed, dlq, append=True)}
+    names = topic_names(settings.topic_suffix)
+    return {
+        "kafka": KafkaEventsSink(Bus(settings.kafka_bootstrap), names.live, names.dlq),
+        "suppressed": SuppressedSink(suppressed, append=True),
+    }
 
 
 def flow() -> Dataflow:

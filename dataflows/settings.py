@@ -40,6 +40,12 @@ class Settings(BaseModel):
     database_url: str | None = Field(
         None, description="PostgreSQL to write to; default: embedded; `off` for none"
     )
+    kafka_bootstrap: str | None = Field(
+        None, description="`HOST:PORT,..` of Kafka for events; default: files"
+    )
+    topic_suffix: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,32}$")] | None = Field(
+        None, description="ends the names of Kafka topics, one per environment, e.g. `staging`"
+    )
     feature_pack: Path | None = Field(None, description="feature pack file")
     detector_pack: Path | None = Field(None, description="detector pack file")
     universe: Path | None = Field(None, description="universe policy file")

@@ -147,6 +147,20 @@ class _Events(StatefulSinkPartition[Published, Offsets]):
         self._dead.close()
 
 
+class _Suppressed(StatefulSinkPartition[Published, Offsets]):
+    def __init__(self, suppressed: NdjsonFile) -> None:
+        self._suppressed = suppressed
+
+    def write_batch(self, values: list[Published]) -> None:
+        self._suppressed.append(suppression_json(s) for item in values for s in item.suppressed)
+
+    def snapshot(self) -> Offsets:
+        return {"suppressed": self._suppressed.offset()}
+
+    def close(self) -> None:
+        self._suppressed.close()
+
+
 class RowsAndFramesSink(OnePartitionSink[MarketPhase, Offsets]):
     """Appends rows, frames and the audit of the coverage to a file each.
 
@@ -204,4 +218,20 @@ class EventsSink(OnePartitionSink[Published, Offsets]):
             NdjsonFile(self._events_path, at.get("events"), append=self._append),
             NdjsonFile(self._suppressed_path, at.get("suppressed"), append=self._append),
             NdjsonFile(self._dlq_path, at.get("dlq"), append=self._append),
+        )
+
+
+class SuppressedSink(OnePartitionSink[Published, Offsets]):
+    """Appends suppressions to a file, where events go elsewhere; items are ("0", Published)."""
+
+    def __init__(self, suppressed_path: Path, *, append: bool) -> None:
+        self._suppressed_path = suppressed_path
+        self._append = append
+
+    def build_part(
+        self, step_id: str, for_part: str, resume_state: Offsets | None
+    ) -> StatefulSinkPartition[Published, Offsets]:
+        at = resume_state or {}
+        return _Suppressed(
+            NdjsonFile(self._suppressed_path, at.get("suppressed"), append=self._append)
         )
