@@ -127,20 +127,20 @@ class Bus:
 
     def publisher(self) -> Publisher:
         """Return a new producer; it belongs to the process that made it."""
-        return Publisher(
-            {
-                "acks": "all",
-                "enable.idempotence": True,  # a repeated request is written once, in order
-                "partitioner": "murmur2_random",
-                "compression.type": "lz4",
-                "linger.ms": 5,
-                "delivery.timeout.ms": math.ceil(self.wait_s * 1000),
-                "reconnect.backoff.max.ms": 1000,
-                **self._client(),
-            },
-            self.wait_s,
-            self.clock,
-        )
+        return Publisher(self.config(), self.wait_s, self.clock)
+
+    def config(self) -> dict[str, Any]:
+        """Return the settings of a producer."""
+        return {
+            "acks": "all",
+            "enable.idempotence": True,  # a repeated request is written once, in order
+            "partitioner": "murmur2_random",
+            "compression.type": "lz4",
+            "linger.ms": 5,
+            "delivery.timeout.ms": math.ceil(self.wait_s * 1000),
+            "reconnect.backoff.max.ms": 1000,
+            **self._client(),
+        }
 
     def ensure_topics(self, names: Iterable[str]) -> list[str]:
         """Make the topics that are missing, and return them; those that exist stay as they are."""
@@ -218,7 +218,7 @@ class Publisher:
                     record.topic,
                     key=record.key,
                     value=record.value,
-                    headers=list(record.headers),
+                    headers=record.headers,
                     on_delivery=self._heard,
                 )
             except BufferError:  # the local queue is full
@@ -227,7 +227,6 @@ class Publisher:
                 self._producer.poll(_SLICE_S)
             else:
                 self._open += 1
-                self._producer.poll(0)
                 return
 
     def _heard(self, error: KafkaError | None, message: Message) -> None:
