@@ -11,7 +11,7 @@ docs/decisions/0010.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -39,7 +39,7 @@ _QUIET_S = 10.0  # between two lines about the same trouble
 _REPORTS_MAX = 3  # failures that an error quotes
 _JSON = b"application/json"
 
-Headers = list[tuple[str, bytes]]
+Headers = list[tuple[str, str | bytes | None]]
 
 _log = structlog.get_logger(__name__)
 
@@ -289,20 +289,20 @@ class _Events(StatefulSinkPartition[Published, None]):
         self._replay_of = replay_of
 
     def write_batch(self, values: list[Published]) -> None:
-        records = [
-            event_record(self._topic, event, replay_of=self._replay_of)
-            for item in values
-            for event in item.events
-        ]
-        records += [dead_record(self._dlq, d, self._topic) for item in values for d in item.dead]
-        if records:
-            self._publisher.send(records)
+        self._publisher.send(self._records(values))  # the first are on their way as others are made
 
     def snapshot(self) -> None:
         """Nothing to keep: what was written is acknowledged, and repeats have the same ids."""
 
     def close(self) -> None:
         self._publisher.close()
+
+    def _records(self, values: list[Published]) -> Iterator[Record]:
+        for item in values:
+            for event in item.events:
+                yield event_record(self._topic, event, replay_of=self._replay_of)
+            for dead in item.dead:
+                yield dead_record(self._dlq, dead, self._topic)
 
 
 class KafkaEventsSink(OnePartitionSink[Published, None]):
