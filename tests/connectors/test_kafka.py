@@ -34,7 +34,8 @@ from dataflows.connectors.kafka import (
 )
 from dataflows.connectors.topics import EventsSink, SuppressedSink
 from dataflows.contract import ASYNCAPI_FILE, DOCUMENTS
-from dataflows.live import live_sinks
+from dataflows.live import Sinks, live_sinks
+from dataflows.replay import product_path, replay
 from dataflows.settings import Settings, SettingsError
 from fixtures.broker import Broker, can_run, jars
 from operators.contract import dead_letter, parse
@@ -429,6 +430,42 @@ def test_a_batch_that_fails_is_published_after_the_restart(
     messages = read(own_broker.bootstrap, names.live)
     assert set(ids(messages)) == {each["event_id"] for each in events}
     assert len(messages) <= len(events) + 2  # at least once: only the last epochs are repeated
+
+
+@pytest.mark.engine
+@pytest.mark.slow
+def test_the_topic_is_the_events_file_though_the_broker_was_killed(
+    own_broker: Broker, topic_suffix: str, episode_log: Path, tmp_path: Path
+) -> None:
+    """The whole flow, killed at the first episode: the same events with the same bytes, once."""
+    names = topic_names(topic_suffix)
+    sink = KafkaEventsSink(Bus(own_broker.bootstrap, wait_s=60.0), names.live, names.dlq)
+    threads: list[threading.Thread] = []
+    first_ms = 1_790_000_000_000 // 60_000 * 60_000 + 206 * 60_000
+
+    def watch(reached_ms: int) -> None:
+        if reached_ms >= first_ms and not threads:
+            own_broker.kill()
+            threads.append(threading.Thread(target=own_broker.start))
+            threads[0].start()
+
+    extra = Sinks(market={}, published={"kafka": sink})
+    summary = replay(episode_log, tmp_path, load_packs(), extra=extra, on_progress=watch)
+    threads[0].join()
+    lines = product_path(tmp_path, "events").read_bytes().splitlines()
+    messages = read(own_broker.bootstrap, names.live)
+    assert summary.products["events"].count == len(lines) >= 10
+    assert sorted(m.value() or b"" for m in messages) == sorted(lines)
+    for key in {m.key() for m in messages}:
+        mine = [m.value() for m in messages if m.key() == key]
+        assert mine == [
+            each for each in lines if str(orjson.loads(each)["asset_uid"]) == _text(key)
+        ]
+
+
+def _text(key: bytes | str | None) -> str:
+    assert isinstance(key, bytes)
+    return key.decode()
 
 
 # --- the live flow -----------------------------------------------------------------------------
