@@ -34,7 +34,10 @@ IDENTITY = {
 }
 TABLES = {
     *("features_snapshot", "market_snapshot", "anomaly_event", "suppression", "gap"),
-    "feature_registry",
+    *("feature_registry", "detector_registry", "universe_registry", "config_audit"),
+    *("universe_audit", "universe_deferral", "hotlist_move", "hotlist_state", "tier_move"),
+    *("dead_letter", "baseline_state"),
+    *("curator_runs", "insights", "config_proposals", "replay_results"),
 }
 
 

@@ -1,4 +1,5 @@
-"""PostgreSQL as a sink: rows, frames, events and suppressions, each batch in one transaction.
+"""PostgreSQL as a sink: rows, frames, audits, events, suppressions and dead letters, each batch in
+one transaction.
 
 Rules of this file: a batch is copied into temporary tables and merged, so writing it twice is the
 same as once; an older revision never replaces a newer one; a lost server is waited for, with a
@@ -8,6 +9,7 @@ anything else is a bug in the data and raises with the key of the row. Design 6,
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 import sys
@@ -32,8 +34,9 @@ from dataflows.connectors.migrate import (
     query,
 )
 from dataflows.connectors.topics import OnePartitionSink
-from operators.publish import canonical, event_json
-from operators.records import Frame, MarketPhase, Published, Row, Suppression
+from operators.contract import DeadLetter
+from operators.publish import canonical, dead_json, event_json
+from operators.records import Change, Frame, HotMove, MarketPhase, Published, Row, Suppression
 
 _clock = SystemClock()
 
@@ -96,6 +99,63 @@ _STORED_EVENT = {
     "payload_bytes": "bytea",
     "payload": "jsonb",
 }
+_AUDITS: Mapping[str, tuple[dict[str, str], tuple[str, ...]]] = {  # columns and key
+    "universe_audit": (
+        {
+            "exchange_ts": "timestamptz",
+            "revision": "bigint",
+            "added": "bigint[]",
+            "removed": "bigint[]",
+            "missing_oi": "bigint[]",
+            "reasons": "jsonb",
+        },
+        ("exchange_ts",),
+    ),
+    "universe_deferral": (
+        {"exchange_ts": "timestamptz", "asset_uid": "bigint"},
+        ("exchange_ts", "asset_uid"),
+    ),
+    "hotlist_move": (
+        {
+            "exchange_ts": "timestamptz",
+            "asset_uid": "bigint",
+            "started_at": "timestamptz",
+            "expires_at": "timestamptz",
+            "move": "text",
+            "hot_reason": "text",
+        },
+        ("asset_uid", "exchange_ts", "move"),
+    ),
+    "hotlist_state": (
+        {
+            "asset_uid": "bigint",
+            "exchange_ts": "timestamptz",
+            "hot_started_at": "timestamptz",
+            "hot_expires_at": "timestamptz",
+            "hot_reason": "text",
+        },
+        ("asset_uid",),
+    ),
+    "tier_move": (
+        {
+            "exchange_ts": "timestamptz",
+            "asset_uid": "bigint",
+            "former": "text",
+            "tier": "text",
+        },
+        ("asset_uid", "exchange_ts"),
+    ),
+}
+_DEAD_LETTER = {
+    "minute_ts": "timestamptz",
+    "asset_uid": "bigint",
+    "size_bytes": "bigint",
+    "digest": "text",
+    "event_id": "text",
+    "event_ts": "text",
+    "reason": "text",
+    "payload": "text",
+}
 
 
 class WriteError(Exception):
@@ -152,6 +212,7 @@ _CONVERT: Mapping[str, Callable[[Any], Any]] = {
     "boolean": _typed(bool),
     "text": _text,
     "text[]": lambda value: [_text(item) for item in _sequence(value)],
+    "bigint[]": lambda value: [_integer(item) for item in _sequence(value)],
     "timestamptz": lambda value: value if isinstance(value, datetime) else _instant(value),
     "jsonb": _json,
     "bytea": _typed(bytes),
@@ -232,6 +293,8 @@ def tables_of(columns: Mapping[str, str]) -> dict[str, Table]:
             {**_ASSET, **_LABEL, **verdict},
             ("asset_uid", *minute, "revision", "detector_id"),
         ),
+        *(Table(name, types, key) for name, (types, key) in _AUDITS.items()),
+        Table("dead_letter", _DEAD_LETTER, ("minute_ts", "digest")),
     )
     return {table.name: table for table in tables}
 
@@ -259,6 +322,69 @@ def _frame_record(frame: Frame) -> Record:
         **frame.columns,
         "extras_json": frame.extras,
     }
+
+
+def _audit_records(phases: Iterable[MarketPhase]) -> dict[str, list[Record]]:
+    """Return what changed in the coverage by table; of an asset's hotlist moves the last stands."""
+    found: dict[str, list[Record]] = {name: [] for name in _AUDITS}
+    for phase in phases:
+        audit, at = phase.audit, {"exchange_ts": _label(phase.phase.minute_ms)}
+        if audit.change is not None:
+            found["universe_audit"].append(_change_record(audit.change))
+        found["universe_deferral"] += [{**at, "asset_uid": uid} for uid in audit.deferred]
+        for move in audit.hot:
+            moved, state = _hot_records(move)
+            found["hotlist_move"].append(moved)
+            found["hotlist_state"].append(state)
+        found["tier_move"] += [
+            {**at, "asset_uid": move.asset_uid, "former": move.former, "tier": move.tier}
+            for move in audit.tiers
+        ]
+    return found
+
+
+def _change_record(change: Change) -> Record:
+    return {
+        "exchange_ts": _label(change.exchange_ts_ms),
+        "revision": change.revision,
+        "added": change.added,
+        "removed": change.removed,
+        "missing_oi": change.missing_oi,
+        "reasons": change.reasons,
+    }
+
+
+def _hot_records(move: HotMove) -> tuple[Record, Record]:
+    """Return the line of a move, and the entry as it stands after it."""
+    started, expires = _label(move.started_ms), _label(move.expires_ms)
+    common = {
+        "exchange_ts": _label(move.exchange_ts_ms),
+        "asset_uid": move.asset_uid,
+        "hot_reason": move.reason,
+    }
+    return (
+        {**common, "move": move.move, "started_at": started, "expires_at": expires},
+        {**common, "hot_started_at": started, "hot_expires_at": expires},
+    )
+
+
+def _dead_record(dead: DeadLetter, minute_ms: int) -> Record:
+    """Return a dead letter; whatever was wrong with it, the text is one that can be stored."""
+    return {
+        "minute_ts": _label(minute_ms),
+        "asset_uid": dead.asset_uid,
+        "size_bytes": dead.size_bytes,
+        "digest": hashlib.sha256(dead_json(dead)).hexdigest(),
+        "event_id": _storable(dead.event_id),
+        "event_ts": _storable(dead.exchange_ts),
+        "reason": _storable(dead.reason),
+        "payload": _storable(dead.payload),
+    }
+
+
+def _storable(text: str | None) -> str | None:
+    """Replace the one character that PostgreSQL's text cannot hold."""
+    return None if text is None else text.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def _suppression_record(suppressed: Suppression) -> Record:
@@ -347,18 +473,20 @@ class PostgresWriter:
         self._insist(lambda connection: None)
 
     def write_market(self, phases: Iterable[MarketPhase]) -> None:
-        """Upsert the rows and frames of some phases, in one transaction."""
+        """Upsert the rows, frames and audits of some phases, in one transaction."""
         phases = list(phases)
         rows = [_row_record(row) for phase in phases for row in phase.rows]
         frames = [_frame_record(frame) for phase in phases for frame in phase.frames]
-        self._write({"features_snapshot": rows, "market_snapshot": frames})
+        audits = _audit_records(phases)
+        self._write({"features_snapshot": rows, "market_snapshot": frames, **audits})
 
     def write_published(self, published: Iterable[Published]) -> None:
-        """Insert the events and suppressions of some phases, in one transaction."""
+        """Insert events, suppressions and dead letters of some phases, in one transaction."""
         published = list(published)
         events = [_event_record(e, self._replay_of) for item in published for e in item.events]
         suppressed = [_suppression_record(s) for item in published for s in item.suppressed]
-        self._write({"anomaly_event": events, "suppression": suppressed})
+        dead = [_dead_record(d, item.phase.minute_ms) for item in published for d in item.dead]
+        self._write({"anomaly_event": events, "suppression": suppressed, "dead_letter": dead})
 
     def close(self) -> None:
         """Close the connection; the next batch opens another."""
@@ -495,7 +623,7 @@ class _Partition(StatefulSinkPartition[_Item, None]):
 
 
 class PostgresMarketSink(OnePartitionSink[MarketPhase, None]):
-    """Stores rows and frames; items are ("0", MarketPhase). `open_writer` makes its writer."""
+    """Stores rows, frames and audits; items are ("0", MarketPhase). `open_writer` makes its writer."""
 
     def __init__(self, open_writer: Callable[[], PostgresWriter]) -> None:
         self._open_writer = open_writer
@@ -509,7 +637,7 @@ class PostgresMarketSink(OnePartitionSink[MarketPhase, None]):
 
 
 class PostgresEventSink(OnePartitionSink[Published, None]):
-    """Stores events and suppressions; items are ("0", Published)."""
+    """Stores events, suppressions and dead letters; items are ("0", Published)."""
 
     def __init__(self, open_writer: Callable[[], PostgresWriter]) -> None:
         self._open_writer = open_writer

@@ -1,0 +1,3 @@
+insert into universe_deferral ({columns})
+select {columns} from {staging}
+on conflict (exchange_ts, asset_uid) do nothing
