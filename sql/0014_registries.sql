@@ -18,6 +18,7 @@ create table detector_registry (
   timeframes text[] not null,
   inputs text[] not null,
   preconditions text[] not null,
+  required text[] not null,
   trigger text not null,
   primary_score text not null,
   secondary_score text,
@@ -34,7 +35,7 @@ comment on column detector_registry.version is
   'version of the pack that has it [version, detector pack]';
 comment on column detector_registry.class is 'family of the detector [word, detector pack]';
 comment on column detector_registry.subtype is 'detector within its class [word, detector pack]';
-comment on column detector_registry.mode is 'who hears it [live|canary|shadow, detector pack]';
+comment on column detector_registry.mode is 'who hears it [off|shadow|canary|live, detector pack]';
 comment on column detector_registry.enabled is 'it is evaluated [bool, detector pack]';
 comment on column detector_registry.inferred is
   'it rests on what cannot be observed directly [bool, detector pack]';
@@ -45,6 +46,8 @@ comment on column detector_registry.timeframes is
 comment on column detector_registry.inputs is 'columns it looks at [names, detector pack]';
 comment on column detector_registry.preconditions is
   'what must hold beside the trigger [expressions, detector pack]';
+comment on column detector_registry.required is
+  'columns without which it is silent [names, detector pack]';
 comment on column detector_registry.trigger is 'what makes it fire [expression, detector pack]';
 comment on column detector_registry.tier_triggers is
   'the trigger in a liquidity tier that has another threshold [json of expressions, detector pack]';

@@ -208,7 +208,7 @@ def _database(
     if not wanted:
         yield use, None
         return
-    database = Database(directory)
+    database = Database(directory, packs=packs)
     try:
         server = server_of(directory, quiet=True)
         use.home, use.running = str(server.home), server.pid() is not None

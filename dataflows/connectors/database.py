@@ -9,7 +9,8 @@ from dataflows.connectors.clock import Clock, SystemClock
 from dataflows.connectors.embedded_postgres import EmbeddedPostgres
 from dataflows.connectors.migrate import migrate
 from dataflows.connectors.postgres import PostgresEventSink, PostgresMarketSink, PostgresWriter
-from dataflows.connectors.registry import write_registry
+from dataflows.connectors.registry import write_packs, write_registry
+from packs.loader import Packs
 from packs.schema import FeaturePack
 
 EMBEDDED_DIRECTORY = "postgres"
@@ -18,9 +19,11 @@ EMBEDDED_DIRECTORY = "postgres"
 class Database:
     """Opens on first use: starts the embedded server unless `url` names another, and migrates.
 
-    The first writer also puts the columns of its feature pack into `feature_registry`.
+    The first writer also puts the columns of its feature pack into `feature_registry`; with `packs`
+    all of them into the registries.
 
     data_dir : where the embedded server keeps its data. schema : a replay writes into its own.
+    packs : what the run is configured with; None writes the columns alone.
     """
 
     def __init__(
@@ -30,11 +33,13 @@ class Database:
         *,
         schema: str = "public",
         clock: Clock | None = None,
+        packs: Packs | None = None,
     ) -> None:
         self._data_dir = data_dir
         self._url = url
         self._schema = schema
         self._clock = clock or SystemClock()
+        self._packs = packs
         self._lock = Lock()
         self._server: EmbeddedPostgres | None = None
         self._dsn: str | None = None
@@ -73,7 +78,10 @@ class Database:
     def _register(self, dsn: str, features: FeaturePack) -> None:
         with self._lock:
             if self._registered is not features:
-                write_registry(dsn, self._schema, features, now_ms=self._now_ms())
+                if self._packs is not None and self._packs.features is features:
+                    write_packs(dsn, self._schema, self._packs, now_ms=self._now_ms())
+                else:
+                    write_registry(dsn, self._schema, features, now_ms=self._now_ms())
                 self._registered = features
 
     def _now_ms(self) -> int:

@@ -623,7 +623,10 @@ class _Partition(StatefulSinkPartition[_Item, None]):
 
 
 class PostgresMarketSink(OnePartitionSink[MarketPhase, None]):
-    """Stores rows, frames and audits; items are ("0", MarketPhase). `open_writer` makes its writer."""
+    """Stores rows, frames and audits; items are ("0", MarketPhase).
+
+    open_writer : makes its writer.
+    """
 
     def __init__(self, open_writer: Callable[[], PostgresWriter]) -> None:
         self._open_writer = open_writer

@@ -1,7 +1,7 @@
 -- What this pack or an earlier one had and this one has not; later packs are left as they are.
-update feature_registry
+update {table}
 set deprecated_at = %(now)s
 where deprecated_at is null
-and string_to_array(ltrim(pack, 'v'), '.')::int[]
+and string_to_array(ltrim({version}, 'v'), '.')::int[]
   <= string_to_array(ltrim(%(pack)s, 'v'), '.')::int[]
-and feature_name <> all (%(names)s)
+and {name} <> all (%(names)s)

@@ -1,6 +1,6 @@
 -- Where nothing differs nothing is written; added_at stays that of the first insert.
-insert into feature_registry as t ({columns})
-select {columns} from jsonb_populate_recordset(null::feature_registry, %(rows)s)
-on conflict (feature_name, pack) do update
+insert into {table} as t ({columns})
+select {columns} from jsonb_populate_recordset(null::{table}, %(rows)s)
+on conflict ({key}) do update
 set ({values}) = row ({excluded})
 where row ({current}) is distinct from row ({excluded})

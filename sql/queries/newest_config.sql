@@ -1,0 +1,2 @@
+select config_hash, feature_pack, detector_pack, universe_policy_rev
+from config_audit order by changed_at desc limit 1
