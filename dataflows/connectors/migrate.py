@@ -34,7 +34,7 @@ _NETWORK = {  # a server that does not answer is a lost server; the caller's own
     "keepalives_count": "3",
     "tcp_user_timeout": "30000",
 }
-_PARTITIONED = "features_snapshot"
+PARTITIONED = "features_snapshot"
 _FILE = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 
 
@@ -194,10 +194,10 @@ def month_after(month: date) -> date:
     return date(month.year + month.month // 12, month.month % 12 + 1, 1)
 
 
-def partitions_ahead(now_ms: int) -> list[tuple[str, date]]:
+def partitions_ahead(now_ms: int, months_ahead: int = MONTHS_AHEAD) -> list[tuple[str, date]]:
     """Return timeframe and month of the partitions that must exist at an instant."""
     months = [month_of(now_ms)]
-    for _ in range(MONTHS_AHEAD):
+    for _ in range(months_ahead):
         months.append(month_after(months[-1]))
     return [(tf, month) for tf in TIMEFRAMES for month in months]
 
@@ -209,19 +209,26 @@ def create_partitions(
     created = []
     with _locked(connection, schema):
         for tf, month in sorted(wanted):
-            name = f"{_PARTITIONED}_{tf}_{month:%Y%m}"
+            name = f"{PARTITIONED}_{tf}_{month:%Y%m}"
             if not _holds(connection, "relation_exists", {"name": name}):
-                _create_partition(connection, f"{_PARTITIONED}_{tf}", name, month)
+                _create_partition(connection, f"{PARTITIONED}_{tf}", name, month)
                 created.append(name)
     return created
 
 
 def _create_partition(connection: Connection, parent: str, name: str, month: date) -> None:
-    connection.execute(
-        query("create_month_partition").format(
-            partition=sql.Identifier(name),
-            parent=sql.Identifier(parent),
-            lower=sql.Literal(f"{month} 00:00+00"),
-            upper=sql.Literal(f"{month_after(month)} 00:00+00"),
+    try:
+        connection.execute(query("become_owner"), {"name": parent})
+        connection.execute(
+            query("create_month_partition").format(
+                partition=sql.Identifier(name),
+                parent=sql.Identifier(parent),
+                lower=sql.Literal(f"{month} 00:00+00"),
+                upper=sql.Literal(f"{month_after(month)} 00:00+00"),
+            )
         )
-    )
+    except psycopg.errors.InsufficientPrivilege as error:
+        why = str(error).partition("\n")[0]
+        raise MigrationError(
+            f"partition {name}: {why}; make it with `alpha db partitions` as a member of alpha_ops"
+        ) from error
