@@ -91,7 +91,7 @@ def live_sinks(settings: Settings, packs: Packs) -> Sinks:
         published={**_event_sinks(settings, topics), "console": ConsoleEventSink(printer)},
     )
     if settings.database_url != DATABASE_OFF:
-        database = Database(settings.data_dir, settings.database_url, packs=packs)
+        database = Database(settings.data_dir, settings.database_url, packs=packs, retain=True)
         sinks.market["database"] = database.market_sink(packs.features)
         sinks.published["database"] = database.event_sink(packs.features)
     return sinks

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
 
+import psycopg
+
 from dataflows.connectors.clock import Clock, SystemClock
 from dataflows.connectors.embedded_postgres import EmbeddedPostgres
-from dataflows.connectors.migrate import migrate
+from dataflows.connectors.migrate import (
+    MigrationError,
+    create_partitions,
+    migrate,
+    open_session,
+    partitions_ahead,
+)
 from dataflows.connectors.postgres import PostgresEventSink, PostgresMarketSink, PostgresWriter
 from dataflows.connectors.registry import write_packs, write_registry
+from dataflows.connectors.retention import keep_house
 from packs.loader import Packs
 from packs.schema import FeaturePack
 
@@ -24,6 +35,8 @@ class Database:
 
     data_dir : where the embedded server keeps its data. schema : a replay writes into its own.
     packs : what the run is configured with; None writes the columns alone.
+    retain : once a day of labels, make the months ahead and drop what is older than it is kept.
+    say : is told, in one line, what could not be done.
     """
 
     def __init__(
@@ -34,12 +47,16 @@ class Database:
         schema: str = "public",
         clock: Clock | None = None,
         packs: Packs | None = None,
+        retain: bool = False,
+        say: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
     ) -> None:
         self._data_dir = data_dir
         self._url = url
         self._schema = schema
         self._clock = clock or SystemClock()
         self._packs = packs
+        self._retain = retain
+        self._say = say
         self._lock = Lock()
         self._server: EmbeddedPostgres | None = None
         self._dsn: str | None = None
@@ -50,7 +67,7 @@ class Database:
         with self._lock:
             if self._dsn is None:
                 self._dsn = self._url or self._start()
-                migrate(self._dsn, self._schema, now_ms=self._now_ms())
+                self._prepare(self._dsn)
             return self._dsn
 
     def close(self) -> None:
@@ -60,12 +77,29 @@ class Database:
                 self._server.stop()
             self._server, self._dsn, self._registered = None, None, None
 
+    def _prepare(self, dsn: str) -> None:
+        """Migrate; months that may not be made now are asked for again when they are needed."""
+        migrate(dsn, self._schema)
+        try:
+            with open_session(dsn, self._schema) as connection:
+                create_partitions(connection, self._schema, partitions_ahead(self._now_ms()))
+        except MigrationError as error:
+            self._say(f"PostgreSQL: {error}")
+
     def writer(self, features: FeaturePack) -> PostgresWriter:
         """Return a writer on its own connection; the pack's columns are in the registry by then."""
         dsn = self.open()
         self._register(dsn, features)
         columns = {column.name: column.type for column in features.stored}
-        return PostgresWriter(dsn, columns, schema=self._schema)
+        daily = self._keep_house if self._retain else None
+        return PostgresWriter(dsn, columns, schema=self._schema, say=self._say, daily=daily)
+
+    def _keep_house(self, label_ms: int) -> None:
+        """Keep the partitions in order, by the label; one that is ahead of the clock drops nothing
+        that the clock would not."""
+        if self._dsn is not None:
+            now_ms = min(label_ms, self._now_ms())
+            keep_house(self._dsn, self._schema, now_ms=now_ms, say=self._say)
 
     def market_sink(self, features: FeaturePack) -> PostgresMarketSink:
         """Return the sink of rows and frames."""
@@ -78,11 +112,18 @@ class Database:
     def _register(self, dsn: str, features: FeaturePack) -> None:
         with self._lock:
             if self._registered is not features:
-                if self._packs is not None and self._packs.features is features:
-                    write_packs(dsn, self._schema, self._packs, now_ms=self._now_ms())
-                else:
-                    write_registry(dsn, self._schema, features, now_ms=self._now_ms())
+                try:
+                    self._write_registries(dsn, features)
+                except psycopg.errors.InsufficientPrivilege as error:
+                    why = str(error).partition("\n")[0]
+                    self._say(f"PostgreSQL: registries not written: {why}; `alpha db migrate` does")
                 self._registered = features
+
+    def _write_registries(self, dsn: str, features: FeaturePack) -> None:
+        if self._packs is not None and self._packs.features is features:
+            write_packs(dsn, self._schema, self._packs, now_ms=self._now_ms())
+        else:
+            write_registry(dsn, self._schema, features, now_ms=self._now_ms())
 
     def _now_ms(self) -> int:
         return self._clock.now_ns() // 1_000_000

@@ -35,6 +35,7 @@ from dataflows.connectors.migrate import (
 )
 from dataflows.connectors.topics import OnePartitionSink
 from operators.contract import DeadLetter
+from operators.lattice import day_of
 from operators.publish import canonical, dead_json, event_json
 from operators.records import Change, Frame, HotMove, MarketPhase, Published, Row, Suppression
 
@@ -448,6 +449,7 @@ class PostgresWriter:
 
     columns : the feature pack's columns with their SQL types.
     replay_of : events are those of a replay. say : is told, in one line, of a lost server.
+    daily : is called with the label, epoch ms, after the first minute and then the first of a day.
     """
 
     def __init__(
@@ -459,6 +461,7 @@ class PostgresWriter:
         replay_of: bool = False,
         backoff_s: Sequence[float] = BACKOFF_S,
         say: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
+        daily: Callable[[int], None] | None = None,
     ) -> None:
         self._dsn = dsn
         self._schema = schema
@@ -467,6 +470,8 @@ class PostgresWriter:
         self._say = say
         self._tables = tables_of(columns)
         self._connection: Connection | None = None
+        self._daily = daily
+        self._day = -1
 
     def connect(self) -> None:
         """Open the connection now rather than with the first batch; waits for the server."""
@@ -479,6 +484,11 @@ class PostgresWriter:
         frames = [_frame_record(frame) for phase in phases for frame in phase.frames]
         audits = _audit_records(phases)
         self._write({"features_snapshot": rows, "market_snapshot": frames, **audits})
+        if self._daily is not None and phases:
+            label_ms = max(phase.phase.minute_ms for phase in phases)
+            if day_of(label_ms) > self._day:
+                self._day = day_of(label_ms)
+                self._daily(label_ms)
 
     def write_published(self, published: Iterable[Published]) -> None:
         """Insert events, suppressions and dead letters of some phases, in one transaction."""
