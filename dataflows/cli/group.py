@@ -38,7 +38,7 @@ COMMANDS = {
     "import": Entry("imports", "Turn recordings of others into a tick log or a bars file."),
     "events": Entry("events", "Show events of a replay or of the live topic."),
     "packs": Entry("packs", "Check and show packs."),
-    "db": Entry("database", "Start, stop and find the embedded PostgreSQL."),
+    "db": Entry("database", "Care for a database, and run the embedded PostgreSQL."),
     "doctor": Entry("doctor", "Check this installation and say what to do."),
 }
 
