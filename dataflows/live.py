@@ -31,6 +31,8 @@ from dataflows.shard import assemble, mark
 from operators.records import BarItem
 from packs.loader import PackError, Packs, load_packs
 
+TICKS = "ticks"  # name of the recording: its directory, and the feed of its gaps
+
 
 class Sinks(NamedTuple):
     """Where rows and frames go, and where events and suppressions go, by name."""
@@ -64,7 +66,7 @@ def _finish(flow: Dataflow, bars: KeyedStream[BarItem], packs: Packs, sinks: Sin
 def recorder_config(settings: Settings, packs: Packs) -> RecorderConfig:
     """Return what to record, from the environment and the universe policy."""
     return RecorderConfig(
-        directory=settings.data_dir / "ticks",
+        directory=settings.data_dir / TICKS,
         ws_url=settings.ws_url,
         rest_url=settings.rest_url,
         coins=settings.coins,
@@ -73,9 +75,16 @@ def recorder_config(settings: Settings, packs: Packs) -> RecorderConfig:
     )
 
 
-def live_sinks(settings: Settings, packs: Packs) -> Sinks:
+def live_database(settings: Settings, packs: Packs) -> Database | None:
+    """Return the database of a live run, None if it is switched off; nothing is opened yet."""
+    if settings.database_url == DATABASE_OFF:
+        return None
+    return Database(settings.data_dir, settings.database_url, packs=packs, retain=True)
+
+
+def live_sinks(settings: Settings, packs: Packs, database: Database | None) -> Sinks:
     """Rows to files and the console, events to Kafka where it is given or else to files, all to
-    the database unless it is switched off.
+    the database if there is one.
     """
     topics, printer = settings.data_dir / "topics", MinutePrinter("stdout")
     sinks = Sinks(
@@ -90,8 +99,7 @@ def live_sinks(settings: Settings, packs: Packs) -> Sinks:
         },
         published={**_event_sinks(settings, topics), "console": ConsoleEventSink(printer)},
     )
-    if settings.database_url != DATABASE_OFF:
-        database = Database(settings.data_dir, settings.database_url, packs=packs, retain=True)
+    if database is not None:
         sinks.market["database"] = database.market_sink(packs.features)
         sinks.published["database"] = database.event_sink(packs.features)
     return sinks
@@ -121,10 +129,12 @@ def flow() -> Dataflow:
         print(f"note: {note}", file=sys.stderr)
     # stdout carries the console's minutes and events; incidents go beside it.
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    database = live_database(settings, packs)
     source = LogSource(
-        path=settings.data_dir / "ticks",
+        path=settings.data_dir / TICKS,
         features=packs.features,
         follow=True,
         recording=Recorder(recorder_config(settings, packs)),
+        holes=database.hole_log(packs.features, TICKS) if database is not None else None,
     )
-    return build(source, packs, live_sinks(settings, packs))
+    return build(source, packs, live_sinks(settings, packs, database))

@@ -89,6 +89,7 @@ class FeedReader:
         self._grace_ms = grace_ms
         self._jump_ms = arrival_jump_gap_ms
         self._pending: dict[int, Ticks] = {}
+        self._told_holes: list[Hole] = []
         self._closing_ns = 0  # no minute closes before the clock reaches this
         self._routes: dict[type, Callable[[Any, int], None]] = {
             wire.WireBbo: self._on_quote,
@@ -110,6 +111,16 @@ class FeedReader:
             self._line(line, items)
         self._flush(items)
         return items
+
+    def take_holes(self) -> list[Hole]:
+        """Return the holes that began or ended since this was last asked, as they are now."""
+        distinct = {id(hole): hole for hole in self._told_holes}
+        self._told_holes = []
+        return [Hole(hole.start_ms, hole.end_ms, hole.cause) for hole in distinct.values()]
+
+    def _add_hole(self, hole: Hole) -> None:
+        self.state.holes.append(hole)
+        self._told_holes.append(hole)
 
     # --- a line ------------------------------------------------------------------------------
 
@@ -154,7 +165,7 @@ class FeedReader:
             self._skip_to(now_ms)
         state.doubted_ns = None
         if now_ms - before_ms > self._jump_ms:
-            state.holes.append(Hole(before_ms, now_ms, GAP_SILENCE))
+            self._add_hole(Hole(before_ms, now_ms, GAP_SILENCE))
         state.clock_ns = stamp_ns
         closing_ms, minute_ms, final = self._next_closing()
         while closing_ms <= now_ms:
@@ -173,7 +184,7 @@ class FeedReader:
         now_ms = stamp_ns // 1_000_000
         state.clock_ns = stamp_ns
         state.next_seal_ms = state.next_final_ms = minute_of(now_ms)
-        state.holes.append(Hole(0, now_ms, GAP_START))
+        self._add_hole(Hole(0, now_ms, GAP_START))
 
     def _skip_to(self, now_ms: int) -> None:
         """Re-anchor the lattice after a confirmed jump of days: those minutes get no rows."""
@@ -391,11 +402,13 @@ class FeedReader:
         for hole in open_holes:
             if hole.start_ms == gap.start_ms and hole.cause == gap.cause:
                 hole.end_ms = gap.end_ms
+                self._told_holes.append(hole)
                 return
         if gap.cause == GAP_START:  # a recorder began: whatever its predecessor waited for is over
             for hole in open_holes:
                 hole.end_ms = max(hole.start_ms, gap.start_ms)
-        state.holes.append(Hole(gap.start_ms, gap.end_ms, gap.cause))
+                self._told_holes.append(hole)
+        self._add_hole(Hole(gap.start_ms, gap.end_ms, gap.cause))
 
 
 def uid_base_of(dexes: tuple[str, ...], dex: str) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Lock
 
@@ -18,7 +18,15 @@ from dataflows.connectors.migrate import (
     open_session,
     partitions_ahead,
 )
-from dataflows.connectors.postgres import PostgresEventSink, PostgresMarketSink, PostgresWriter
+from dataflows.connectors.postgres import (
+    EVENT_TABLES,
+    GAP_TABLES,
+    MARKET_TABLES,
+    PostgresEventSink,
+    PostgresHoleLog,
+    PostgresMarketSink,
+    PostgresWriter,
+)
 from dataflows.connectors.registry import write_packs, write_registry
 from dataflows.connectors.retention import keep_house
 from packs.loader import Packs
@@ -86,13 +94,22 @@ class Database:
         except MigrationError as error:
             self._say(f"PostgreSQL: {error}")
 
-    def writer(self, features: FeaturePack) -> PostgresWriter:
-        """Return a writer on its own connection; the pack's columns are in the registry by then."""
+    def writer(self, features: FeaturePack, only: Sequence[str] | None = None) -> PostgresWriter:
+        """Return a writer on its own connection; the pack's columns are in the registry by then.
+
+        only : the tables it writes; None: all of them.
+        """
         dsn = self.open()
         self._register(dsn, features)
         columns = {column.name: column.type for column in features.stored}
         daily = self._keep_house if self._retain else None
-        return PostgresWriter(dsn, columns, schema=self._schema, say=self._say, daily=daily)
+        return PostgresWriter(
+            dsn, columns, schema=self._schema, say=self._say, only=only, daily=daily
+        )
+
+    def hole_log(self, features: FeaturePack, feed: str) -> PostgresHoleLog:
+        """Return where the holes of a recording are noted, under its name."""
+        return PostgresHoleLog(lambda: self.writer(features, GAP_TABLES), feed)
 
     def _keep_house(self, label_ms: int) -> None:
         """Keep the partitions in order, by the label; one that is ahead of the clock drops nothing
@@ -103,11 +120,11 @@ class Database:
 
     def market_sink(self, features: FeaturePack) -> PostgresMarketSink:
         """Return the sink of rows and frames."""
-        return PostgresMarketSink(lambda: self.writer(features))
+        return PostgresMarketSink(lambda: self.writer(features, MARKET_TABLES))
 
     def event_sink(self, features: FeaturePack) -> PostgresEventSink:
         """Return the sink of events and suppressions."""
-        return PostgresEventSink(lambda: self.writer(features))
+        return PostgresEventSink(lambda: self.writer(features, EVENT_TABLES))
 
     def _register(self, dsn: str, features: FeaturePack) -> None:
         with self._lock:

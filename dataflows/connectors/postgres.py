@@ -35,6 +35,7 @@ from dataflows.connectors.migrate import (
 )
 from dataflows.connectors.topics import OnePartitionSink
 from operators.contract import DeadLetter
+from operators.feed import Hole
 from operators.lattice import day_of
 from operators.publish import canonical, dead_json, event_json
 from operators.records import Change, Frame, HotMove, MarketPhase, Published, Row, Suppression
@@ -147,6 +148,12 @@ _AUDITS: Mapping[str, tuple[dict[str, str], tuple[str, ...]]] = {  # columns and
         ("asset_uid", "exchange_ts"),
     ),
 }
+_GAP = {
+    "started_at": "timestamptz",
+    "ended_at": "timestamptz",
+    "feed": "text",
+    "cause": "text",
+}
 _DEAD_LETTER = {
     "minute_ts": "timestamptz",
     "asset_uid": "bigint",
@@ -157,6 +164,11 @@ _DEAD_LETTER = {
     "reason": "text",
     "payload": "text",
 }
+
+
+MARKET_TABLES = ("features_snapshot", "market_snapshot", *_AUDITS)
+EVENT_TABLES = ("anomaly_event", "suppression", "dead_letter")
+GAP_TABLES = ("gap",)
 
 
 class WriteError(Exception):
@@ -296,6 +308,7 @@ def tables_of(columns: Mapping[str, str]) -> dict[str, Table]:
         ),
         *(Table(name, types, key) for name, (types, key) in _AUDITS.items()),
         Table("dead_letter", _DEAD_LETTER, ("minute_ts", "digest")),
+        Table("gap", _GAP, ("feed", "started_at", "cause")),
     )
     return {table.name: table for table in tables}
 
@@ -449,6 +462,7 @@ class PostgresWriter:
 
     columns : the feature pack's columns with their SQL types.
     replay_of : events are those of a replay. say : is told, in one line, of a lost server.
+    only : the tables it writes, so that its user needs no right to others; None: all of them.
     daily : is called with the label, epoch ms, after the first minute and then the first of a day.
     """
 
@@ -461,6 +475,7 @@ class PostgresWriter:
         replay_of: bool = False,
         backoff_s: Sequence[float] = BACKOFF_S,
         say: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
+        only: Sequence[str] | None = None,
         daily: Callable[[int], None] | None = None,
     ) -> None:
         self._dsn = dsn
@@ -468,7 +483,8 @@ class PostgresWriter:
         self._replay_of = replay_of
         self._backoff_s = tuple(backoff_s)
         self._say = say
-        self._tables = tables_of(columns)
+        tables = tables_of(columns)
+        self._tables = {name: tables[name] for name in (tables if only is None else only)}
         self._connection: Connection | None = None
         self._daily = daily
         self._day = -1
@@ -497,6 +513,23 @@ class PostgresWriter:
         suppressed = [_suppression_record(s) for item in published for s in item.suppressed]
         dead = [_dead_record(d, item.phase.minute_ms) for item in published for d in item.dead]
         self._write({"anomaly_event": events, "suppression": suppressed, "dead_letter": dead})
+
+    def write_gaps(self, feed: str, holes: Iterable[Hole]) -> None:
+        """Upsert holes of a recording, in one transaction; the one before its first line is none.
+
+        feed : name of the recording.
+        """
+        gaps = [
+            {
+                "feed": feed,
+                "started_at": _label(hole.start_ms),
+                "ended_at": None if hole.end_ms is None else _label(hole.end_ms),
+                "cause": hole.cause,
+            }
+            for hole in holes
+            if hole.start_ms
+        ]
+        self._write({"gap": gaps})
 
     def close(self) -> None:
         """Close the connection; the next batch opens another."""
@@ -661,3 +694,23 @@ class PostgresEventSink(OnePartitionSink[Published, None]):
         writer = self._open_writer()
         writer.connect()
         return _Partition(writer, writer.write_published)
+
+
+class PostgresHoleLog:
+    """Stores the holes of a recording; `open_writer` makes its writer when there is one."""
+
+    def __init__(self, open_writer: Callable[[], PostgresWriter], feed: str) -> None:
+        self._open_writer = open_writer
+        self._feed = feed
+        self._writer: PostgresWriter | None = None
+
+    def write(self, holes: list[Hole]) -> None:
+        """Store holes that began or ended."""
+        if self._writer is None:
+            self._writer = self._open_writer()
+        self._writer.write_gaps(self._feed, holes)
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._writer is not None:
+            self._writer.close()

@@ -15,7 +15,7 @@ import msgspec
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from dataflows.connectors.ticklog import Position, TickLogReader, newest_position
-from operators.feed import FeedReader, FeedState
+from operators.feed import FeedReader, FeedState, Hole
 from operators.records import Boundary, Ticks, key_of
 from packs.schema import FeaturePack
 
@@ -46,11 +46,22 @@ class Recording(Protocol):
         """Raise if the recorder died."""
 
 
+class HoleLog(Protocol):
+    """Where the holes of the recording are noted."""
+
+    def write(self, holes: list[Hole]) -> None:
+        """Note holes that began or ended; those of lines read again come again."""
+
+    def close(self) -> None:
+        """Release what is open."""
+
+
 @dataclass(frozen=True)
 class LogSource(FixedPartitionedSource[Item, bytes]):
     """Reads a tick log (file or directory). `follow` keeps waiting at the end.
 
-    on_chunk(state) is called after every chunk, for progress and counters.
+    on_chunk(state) is called after every chunk, for progress and counters. holes : is told of the
+    holes of a chunk before a snapshot is behind it, so a restart tells it again.
     """
 
     path: Path
@@ -59,6 +70,7 @@ class LogSource(FixedPartitionedSource[Item, bytes]):
     follow: bool = False
     recording: Recording | None = None
     on_chunk: Callable[[SourceState], None] | None = None
+    holes: HoleLog | None = None
 
     def list_parts(self) -> list[str]:
         """Return the one partition."""
@@ -108,6 +120,8 @@ class LogPartition(StatefulSourcePartition[Item, bytes]):
             self._report()
             raise StopIteration
         items = [(key_of(uid), item) for uid, item in self._feed.read(lines)]
+        if self._source.holes is not None and (holes := self._feed.take_holes()):
+            self._source.holes.write(holes)
         if lines:
             self._report()
         return items
@@ -119,6 +133,8 @@ class LogPartition(StatefulSourcePartition[Item, bytes]):
     def close(self) -> None:
         """Release the log, stop the recorder."""
         self._log.close()
+        if self._source.holes is not None:
+            self._source.holes.close()
         if self._source.recording is not None:
             self._source.recording.stop()
 

@@ -22,8 +22,14 @@ from dataflows.connectors.migrate import (
     open_session,
     partitions_ahead,
 )
-from dataflows.connectors.postgres import PostgresWriter
+from dataflows.connectors.postgres import (
+    EVENT_TABLES,
+    GAP_TABLES,
+    MARKET_TABLES,
+    PostgresWriter,
+)
 from dataflows.connectors.roles import ROLES, grant_roles
+from operators.feed import Hole
 from operators.records import (
     Audit,
     Change,
@@ -235,6 +241,35 @@ def test_the_job_writes_with_the_rights_of_builder_and_detector(
         for table in ("features_snapshot", "universe_audit", "tier_move", "suppression"):
             found = connection.execute(f"select count(*) from {table}".encode()).fetchone()
             assert found == (1,), table
+
+
+@pytest.mark.parametrize(
+    ("role", "only"),
+    [
+        ("alpha_builder", MARKET_TABLES),
+        ("alpha_detector", EVENT_TABLES),
+        ("alpha_ingest", GAP_TABLES),
+    ],
+)
+def test_each_writer_needs_its_own_role_alone(
+    login: Callable[..., str],
+    roles: Place,
+    pack_columns: dict[str, Any],
+    role: str,
+    only: tuple[str, ...],
+) -> None:
+    """Rows by the builder, events by the detector, gaps by ingest."""
+    with open_session(roles.dsn, roles.schema) as connection:
+        create_partitions(connection, roles.schema, [("1m", month_of(T_MS))])
+    writer = PostgresWriter(login(role), pack_columns, schema=roles.schema, backoff_s=(), only=only)
+    writer.connect()
+    if only == MARKET_TABLES:
+        writer.write_market([audited()])
+    elif only == EVENT_TABLES:
+        writer.write_published([held_back()])
+    else:
+        writer.write_gaps("ticks", [Hole(T_MS, None, "disconnect")])
+    writer.close()
 
 
 def test_ops_makes_and_hands_over_partitions(login: Callable[..., str], roles: Place) -> None:
