@@ -120,7 +120,8 @@ class LogPartition(StatefulSourcePartition[Item, bytes]):
             self._report()
             raise StopIteration
         items = [(key_of(uid), item) for uid, item in self._feed.read(lines)]
-        if self._source.holes is not None and (holes := self._feed.take_holes()):
+        holes = self._feed.take_holes()
+        if holes and self._source.holes is not None:
             self._source.holes.write(holes)
         if lines:
             self._report()

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import as_file, files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -21,6 +22,7 @@ from dataflows.connectors.migrate import (
     month_of,
     open_session,
     partitions_ahead,
+    read_migrations,
 )
 from dataflows.connectors.postgres import (
     EVENT_TABLES,
@@ -28,6 +30,7 @@ from dataflows.connectors.postgres import (
     MARKET_TABLES,
     PostgresWriter,
 )
+from dataflows.connectors.retention import drop_expired
 from dataflows.connectors.roles import ROLES, grant_roles
 from operators.feed import Hole
 from operators.records import (
@@ -281,12 +284,27 @@ def test_ops_makes_and_hands_over_partitions(login: Callable[..., str], roles: P
             connection.execute(f"drop table {name}".encode())
 
 
-def test_ops_migrates(login: Callable[..., str], roles: Place) -> None:
-    """A member applies what is new, into tables that the role owns."""
-    with open_session(login("alpha_ops"), roles.schema) as connection:
-        connection.execute("alter table gap add column if not exists note text")
-        connection.execute("create table more (i int)")
-        connection.execute("drop table more")
+def test_ops_migrates(login: Callable[..., str], roles: Place, tmp_path: Path) -> None:
+    """A member applies what is new, also to tables that the role owns."""
+    for migration in read_migrations():
+        name = f"{migration.number:04d}_{migration.name}.sql"
+        (tmp_path / name).write_bytes(migration.text)
+    following = tmp_path / f"{len(read_migrations()) + 1:04d}_more.sql"
+    following.write_text(
+        "create table more (i int);\nalter table gap add column if not exists note text;\n"
+        "alter table features_snapshot add column if not exists note text;\n"
+    )
+    assert migrate(login("alpha_ops"), roles.schema, directory=tmp_path) == ["more"]
+
+
+def test_ops_drops_what_is_expired(login: Callable[..., str], roles: Place) -> None:
+    """As a member of the role, months that a superuser made before; a service may not."""
+    with open_session(roles.dsn, roles.schema) as connection:
+        create_partitions(connection, roles.schema, [("1m", month_of(0)), ("1m", month_of(T_MS))])
+    with pytest.raises(DENIED):
+        drop_expired(login("alpha_builder"), roles.schema, now_ms=T_MS)
+    dropped = drop_expired(login("alpha_ops"), roles.schema, now_ms=T_MS)
+    assert [month.name for month in dropped] == ["features_snapshot_1m_197001"]
 
 
 def test_running_it_again_takes_back_what_was_added_by_hand(roles: Place) -> None:
