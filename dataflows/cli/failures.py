@@ -23,7 +23,7 @@ EXIT_CODES = {
     USAGE: "wrong usage, configuration or pack",
     INPUT: "the input cannot be read, or is not what it should be",
     NOT_IN_ORDER: "what was checked is not in order (packs check, db url, doctor, demo)",
-    INTERRUPTED: "interrupted by Ctrl-C (record ends with 0)",
+    INTERRUPTED: "interrupted by Ctrl-C (record and tail end with 0)",
 }
 
 # An error of the class, or of one derived from it, ends with the code.
@@ -33,6 +33,9 @@ KNOWN = {
     "dataflows.connectors.recorder.RecorderError": USAGE,
     "dataflows.connectors.ticklog.LogError": INPUT,
     "dataflows.importing.reading.ImportProblem": INPUT,
+    "dataflows.connectors.notify.ChannelError": USAGE,
+    "dataflows.connectors.state_file.StateError": INPUT,
+    "dataflows.connectors.topic_source.SourceError": FAILED,
     "dataflows.connectors.topics.TopicError": FAILED,
     "dataflows.connectors.embedded_postgres.PostgresError": FAILED,
     "dataflows.connectors.migrate.MigrationError": FAILED,
