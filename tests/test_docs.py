@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 
 from dataflows.connectors import ticklog
+from dataflows.inbox import Verdict
+from dataflows.outbox import Dropped
 from dataflows.settings import PREFIX, Settings
 from operators import feed, wire
 
@@ -43,6 +45,13 @@ def test_the_tick_log_page_lists_every_reason() -> None:
         for value in (getattr(module, name) for name in names)
     }
     assert all(f"`{reason}`" in page for reason in reasons)
+
+
+def test_the_consumer_page_lists_every_verdict_and_count() -> None:
+    """What becomes of a message, and of an event on its way to a channel."""
+    page = (ROOT / "docs" / "consumer.md").read_text()
+    words = [*Verdict, *Dropped, "delivered", "waiting"]
+    assert [word for word in words if f"| `{word}` |" not in page] == []
 
 
 def test_links_between_documents_lead_somewhere() -> None:

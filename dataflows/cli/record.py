@@ -54,7 +54,7 @@ def run(
     made_directory("--dir", config.directory)
     clock = SystemClock()
     started_s = clock.monotonic_s()
-    with _messages_on_stderr(), _told_to_stop() as stop:
+    with _messages_on_stderr(), told_to_stop() as stop:
         recorder = Recorder(config)
         recorder.start()
         if not as_json:
@@ -124,7 +124,7 @@ def _report(directory: Path, lasted_s: float, counters: dict[str, int], as_json:
 
 
 @contextmanager
-def _told_to_stop() -> Iterator[Event]:
+def told_to_stop() -> Iterator[Event]:
     """An event that Ctrl-C and SIGTERM set."""
     stop = Event()
     numbers = (signal.SIGINT, signal.SIGTERM)

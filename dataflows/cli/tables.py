@@ -38,7 +38,7 @@ def events_table(events: Iterable[Mapping[str, Any]], width: int) -> Table:
             Text(shown_time(str(event["exchange_ts"])), "dim"),
             Text(str(event["symbol"]), "bold"),
             Text.assemble((name_of(event), "cyan"), (_timeframe(event), "dim")),
-            _severity(int(event["severity"])),
+            severity_text(int(event["severity"])),
             main_numbers(event),
             Text(", ".join(folded) if named else f"+{len(folded)}" if folded else "", "dim"),
         )
@@ -101,6 +101,7 @@ def _timeframe(event: Mapping[str, Any]) -> str:
     return "" if tf == _USUAL_TF else f" ({tf})"
 
 
-def _severity(severity: int) -> Text:
+def severity_text(severity: int) -> Text:
+    """Return a severity in its colour."""
     style = "bold red" if severity >= _SEVERE else "bold yellow" if severity >= _STRONG else ""
     return Text(str(severity), style)

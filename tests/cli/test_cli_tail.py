@@ -1,0 +1,164 @@
+"""`alpha tail`: what is printed, sent, kept and refused."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from dataflows.cli.failures import INPUT, USAGE
+
+ROOT = Path(__file__).parents[2]
+PINNED = ROOT / "fixtures" / "golden" / "episodes" / "events-v0.2.ndjson"
+EVENTS = [orjson.loads(line) for line in PINNED.read_bytes().splitlines()]
+
+
+@pytest.fixture
+def topic(tmp_path: Path) -> Path:
+    """The live topic with the pinned events, and a line that is none."""
+    path = tmp_path / "var" / "topics" / "alpha.events.v0.ndjson"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(PINNED.read_bytes() + b'{"v":"0.1"}\n')
+    return path
+
+
+def shown(text: str) -> list[str]:
+    """Return the ids of JSON lines."""
+    return [orjson.loads(line)["event_id"] for line in text.splitlines()]
+
+
+def test_json_is_the_bytes_of_the_topic(alpha: Any, topic: Path) -> None:
+    """Each event as published; the damaged line is kept beside the topics, with its reason."""
+    ran = alpha("tail", "--no-follow", "--json")
+    assert ran.code == 0
+    assert ran.out.encode() == PINNED.read_bytes()
+    [dead] = (topic.parent / "alpha.tail.dlq.ndjson").read_bytes().splitlines()
+    assert orjson.loads(dead)["payload"] == '{"v":"0.1"}'
+    assert f"{len(EVENTS) + 1} messages: shown {len(EVENTS)}, dead 1" in ran.err
+
+
+def test_a_line_an_event(alpha: Any, topic: Path) -> None:
+    """Bar, symbol, detector, severity and main numbers."""
+    ran = alpha("tail", topic, "--no-follow")
+    lines = ran.out.splitlines()
+    assert len(lines) == len(EVENTS)
+    assert (
+        "09-21 18:04  BTC      spike.vol_spike_m_1  97  ret -0.62% z_vol 7.0 z_ret 6.0  +1" in lines
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        (["--min-severity", "70"], lambda e: e["severity"] >= 70),
+        (
+            ["--min-severity", "60", "--class", "spike=90", "--class", "shift=off"],
+            lambda e: e["class"] != "shift" and e["severity"] >= (90, 60)[e["class"] != "spike"],
+        ),
+        (["--symbol", "BTC, MARKET"], lambda e: e["symbol"] in ("BTC", "MARKET")),
+    ],
+)
+def test_filters(alpha: Any, topic: Path, options: list[str], wanted: Callable[..., bool]) -> None:
+    """By severity, by severity per class, by symbol."""
+    ran = alpha("tail", "--no-follow", "--json", *options)
+    expected = [e["event_id"] for e in EVENTS if wanted(e)]
+    assert 0 < len(expected) < len(EVENTS)
+    assert shown(ran.out) == expected
+
+
+def test_a_state_remembers_what_was_read(alpha: Any, topic: Path, tmp_path: Path) -> None:
+    """The second run shows what is new, and repeats are no news."""
+    state = tmp_path / "deep" / "state.json"
+    first = alpha("tail", "--no-follow", "--json", "--state", state)
+    assert len(shown(first.out)) == len(EVENTS)
+    new = {**EVENTS[0], "event_id": EVENTS[0]["event_id"][:-1] + "0", "symbol": "NEW"}
+    with topic.open("ab") as file:
+        file.write(orjson.dumps(EVENTS[1]) + b"\n" + orjson.dumps(new) + b"\n")
+    second = alpha("tail", "--no-follow", "--json", "--state", state)
+    assert shown(second.out) == [new["event_id"]]
+    assert "2 messages: repeated 1, shown 1" in second.err
+
+
+def test_new_leaves_out_what_is_there(alpha: Any, topic: Path) -> None:
+    """Without a state, `--new` starts at the end."""
+    ran = alpha("tail", "--no-follow", "--new", "--json")
+    assert (ran.code, ran.out) == (0, "")
+    assert "0 messages: nothing new" in ran.err
+
+
+def test_it_follows_until_told_to_stop(
+    alpha_command: Callable[..., list[str]], topic: Path, tmp_path: Path
+) -> None:
+    """A line comes out while it runs; SIGTERM ends it with 0 and its state is kept."""
+    state = tmp_path / "state.json"
+    arguments = alpha_command("tail", "--json", "--state", state)
+    with subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ}
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for _ in EVENTS:
+            process.stdout.readline()
+        new = {**EVENTS[0], "event_id": EVENTS[0]["event_id"][:-1] + "0"}
+        with topic.open("ab") as file:
+            file.write(orjson.dumps(new) + b"\n")
+        assert orjson.loads(process.stdout.readline()) == new
+        process.send_signal(signal.SIGTERM)
+        errors = process.stderr.read().decode()
+        assert process.wait(20) == 0, errors
+    assert new["event_id"] in state.read_text()
+
+
+def test_addresses_come_from_a_file(alpha: Any, topic: Path, tmp_path: Path) -> None:
+    """Comments and empty lines are none; a wrong one is refused before anything is read."""
+    urls = tmp_path / "urls"
+    urls.write_text("# chat\n\njson://127.0.0.1:9/x\n")
+    ran = alpha("tail", "--no-follow", "--json", "--to", f"@{urls}")
+    assert ran.code == 0
+    assert f"too_old {len(EVENTS)}" in ran.err  # the market of the file is not of today
+    urls.write_text("carrier://secret@pigeon\n")
+    refused = alpha("tail", "--no-follow", "--json", "--to", f"@{urls}")
+    refused.failed_with(USAGE, "carrier://")
+    assert "secret" not in refused.err
+
+
+def test_the_commands_of_the_page_run(alpha: Any, topic: Path) -> None:
+    """docs/consumer.md shows commands that work, and the second with a state finds nothing new."""
+    page = (ROOT / "docs" / "consumer.md").read_text().split("```")[1]
+    commands = [shlex.split(line, comments=True)[1:] for line in page.strip().splitlines()]
+    assert len(commands) == 5
+    for arguments in commands:
+        ran = alpha(*arguments)
+        assert ran.code == 0, ran.err
+        assert bool(ran.out) == ("--to" not in arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--class", "spike"], USAGE, ["--class spike", "spike=0"]),
+        (["--class", "spike=101"], USAGE, ["spike=101"]),
+        (["--class", "calm=1"], USAGE, ["calm", "spike", "rotation"]),
+        (["some.ndjson", "--kafka", "127.0.0.1:9"], USAGE, ["PATH", "--kafka"]),
+        (["--to", "@missing"], INPUT, ["missing"]),
+        (["."], INPUT, ["topic file", "directory"]),
+    ],
+)
+def test_wrong_usage(alpha: Any, options: list[str], code: int, words: list[str]) -> None:
+    """What was expected and what was found."""
+    alpha("tail", "--no-follow", *options).failed_with(code, *words)
+
+
+def test_a_damaged_state_says_what_to_do(alpha: Any, topic: Path, tmp_path: Path) -> None:
+    """It is not overwritten."""
+    state = tmp_path / "state.json"
+    state.write_text("{")
+    alpha("tail", "--no-follow", "--state", state).failed_with(INPUT, "state.json", "remove it")
+    assert state.read_text() == "{"
