@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -46,6 +47,12 @@ def run(
         str | None, typer.Option(metavar="HOST:PORT,..", help="Read from these brokers instead.")
     ] = None,
     topic: Annotated[str, typer.Option(help="Topic at the brokers.")] = _KAFKA_TOPIC,
+    kafka_config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Settings of librdkafka such as TLS and SASL: NAME=VALUE."
+        ),
+    ] = None,
     min_severity: Annotated[
         int, typer.Option(min=0, max=100, help="For classes that --class does not name.")
     ] = 0,
@@ -108,7 +115,7 @@ def run(
         (Channel(url), Outbox(policy)) for url in dict.fromkeys(urls)
     ]
     memory = None if state is None else StateFile(state)
-    source = _source(path, kafka, topic, settings, clock)
+    source = _source(path, kafka, topic, _properties(kafka_config), settings, clock)
     consumer = Consumer(
         source,
         Inbox(wanted, window_ms=window_sec * 1000),
@@ -162,13 +169,19 @@ def _show(event: Event, _: bytes) -> None:
 
 def _show_json(_: Event, value: bytes) -> None:
     put_line(value)
+    sys.stdout.flush()  # a state may only say what has left this process
 
 
 def _source(
-    path: Path | None, kafka: str | None, topic: str, settings: Settings, clock: Clock
+    path: Path | None,
+    kafka: str | None,
+    topic: str,
+    config: dict[str, str],
+    settings: Settings,
+    clock: Clock,
 ) -> EventSource:
     if kafka is not None:
-        return KafkaSource(kafka, topic, clock)
+        return KafkaSource(kafka, topic, clock, config)
     if path is None:
         path = settings.data_dir / "topics" / TOPIC
     if path.is_dir():
@@ -200,7 +213,25 @@ def _urls(given: str) -> list[str]:
     """Return the addresses of an option: itself, or the lines of a file but for # comments."""
     if not given.startswith("@"):
         return [given]
-    lines = [line.strip() for line in Path(given[1:]).read_text().splitlines()]
+    return _lines(Path(given[1:]))
+
+
+def _properties(path: Path | None) -> dict[str, str]:
+    """Return NAME=VALUE lines; a value may hold passwords and is never printed."""
+    properties = {}
+    for number, line in enumerate([] if path is None else _lines(path), 1):
+        name, equals, value = line.partition("=")
+        if not equals:
+            raise typer.BadParameter(
+                f"--kafka-config {path}: expected NAME=VALUE in entry {number}"
+            )
+        properties[name.strip()] = value.strip()
+    return properties
+
+
+def _lines(path: Path) -> list[str]:
+    """Return the lines of a file but for empty ones and # comments."""
+    lines = [line.strip() for line in path.read_text().splitlines()]
     return [line for line in lines if line and not line.startswith("#")]
 
 

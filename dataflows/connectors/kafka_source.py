@@ -13,7 +13,6 @@ from typing import Any
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
-    OFFSET_END,
     Consumer,
     KafkaError,
     KafkaException,
@@ -56,7 +55,7 @@ class KafkaSource:
         self._told: set[str] = set()
         self._next: dict[int, int] = {}  # partition -> offset of the next record
         self._ended: set[int] = set()
-        self._from = OFFSET_BEGINNING
+        self._from_end = False
         self._assigned = False
         try:
             self._consumer = Consumer(
@@ -122,7 +121,7 @@ class KafkaSource:
 
     def seek_end(self) -> None:
         """Leave out what is there already."""
-        self._from = OFFSET_END
+        self._from_end = True
 
     def close(self) -> None:
         """Leave the broker."""
@@ -130,11 +129,23 @@ class KafkaSource:
 
     def _assign(self) -> None:
         partitions = self._partitions()
-        self._next = {number: self._next.get(number, self._from) for number in partitions}
+        self._next = {number: self._next.get(number, OFFSET_BEGINNING) for number in partitions}
+        if self._from_end:  # as numbers, so that an early state holds every partition
+            self._next = {number: self._end_of(number) for number in partitions}
         self._consumer.assign(
             [TopicPartition(self._topic, number, at) for number, at in self._next.items()]
         )
         self._assigned = True
+
+    def _end_of(self, partition: int) -> int:
+        place = TopicPartition(self._topic, partition)
+        try:
+            ends = self._consumer.get_watermark_offsets(place, self._metadata_s)
+        except KafkaException as error:
+            raise SourceError(f"{self.name}: {error.args[0].str()}") from error
+        if ends is None:
+            raise SourceError(f"{self.name}: no answer within {self._metadata_s:.0f} s")
+        return ends[1]
 
     def _partitions(self) -> list[int]:
         """Return the partitions of the topic; wait for the broker and for the topic."""
@@ -170,7 +181,7 @@ class KafkaSource:
             assert partition is not None
             assert offset is not None
             self._ended.add(partition)
-            self._next[partition] = offset  # also where the start was only a word, such as END
+            self._next[partition] = offset
         elif error.fatal():
             raise SourceError(f"{self.name}: {error.str()}")
         else:

@@ -1,7 +1,11 @@
-"""A Kafka topic is read from kept positions; against librdkafka's mock cluster."""
+"""A Kafka topic is read from kept positions; against librdkafka's mock cluster.
+
+With ALPHA_KAFKA_BOOTSTRAP against that broker.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +13,7 @@ from typing import Any
 import orjson
 import pytest
 from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from dataflows.connectors.clock import SystemClock
 from dataflows.connectors.dead_file import DeadFile
@@ -25,13 +30,32 @@ QUIET = {"log_level": 0}
 
 
 class Broker:
-    """A mock cluster with topics of four partitions, and a producer."""
+    """A mock cluster, or the broker that is given; and a producer."""
 
-    def __init__(self) -> None:
-        self._host = Producer({"test.mock.num.brokers": 1, "bootstrap.servers": "ignored", **QUIET})
-        brokers = self._host.list_topics(timeout=10).brokers.values()
-        self.address = ",".join(f"{b.host}:{b.port}" for b in brokers)
+    def __init__(self, address: str | None) -> None:
+        self._is_real = address is not None
+        if address is None:
+            self._host = Producer(
+                {"test.mock.num.brokers": 1, "bootstrap.servers": "ignored", **QUIET}
+            )
+            brokers = self._host.list_topics(timeout=10).brokers.values()
+            address = ",".join(f"{b.host}:{b.port}" for b in brokers)
+        self.address = address
         self._producer = Producer({"bootstrap.servers": self.address, **QUIET})
+
+    def make(self, topic: str) -> None:
+        """Make a topic of four partitions; a mock cluster does so when it is first used."""
+        if self._is_real:
+            admin = AdminClient({"bootstrap.servers": self.address})
+            for made in admin.create_topics([NewTopic(topic, 4, 1)]).values():
+                made.result(30)
+
+    def remove(self, topic: str) -> None:
+        """Remove a topic."""
+        if self._is_real:
+            admin = AdminClient({"bootstrap.servers": self.address})
+            for removed in admin.delete_topics([topic]).values():
+                removed.result(30)
 
     def add(self, topic: str, *messages: tuple[str, bytes | None]) -> None:
         """Produce (key, value) pairs and wait until they are there."""
@@ -42,14 +66,18 @@ class Broker:
 
 @pytest.fixture(scope="module")
 def broker() -> Broker:
-    """A mock cluster."""
-    return Broker()
+    """A broker."""
+    return Broker(os.environ.get("ALPHA_KAFKA_BOOTSTRAP"))
 
 
 @pytest.fixture
-def topic(request: pytest.FixtureRequest) -> str:
+def topic(broker: Broker, request: pytest.FixtureRequest) -> Iterator[str]:
     """A topic of the test's own."""
-    return "t." + "".join(c if c.isalnum() else "_" for c in request.node.name)
+    name = "".join(c if c.isalnum() else "_" for c in request.node.name)
+    topic = f"test.{os.getpid()}.{name}"
+    broker.make(topic)
+    yield topic
+    broker.remove(topic)
 
 
 @pytest.fixture
