@@ -133,6 +133,18 @@ def test_a_writer_that_repeats_an_epoch_loses_nothing(path: Path, follow: Follow
     assert values(source)[-3:] == [b"three", b"four", b"five"]
 
 
+def test_a_file_that_was_cut_and_grew_again_is_not_read_from_inside_a_line(
+    path: Path, follow: Follow
+) -> None:
+    """Between two looks the file lost its end and became longer than it was."""
+    path.write_bytes(b"one\ntwo\n")
+    source = follow(path)
+    assert values(source) == [b"one", b"two"]
+    path.write_bytes(b"one\nanother\nthree\n")
+    assert values(source) == [b"one", b"another", b"three"]
+    assert any("cut" in note for note in source.notes())
+
+
 def test_a_cut_rewinds_no_further_than_the_memory_of_the_inbox(
     path: Path, follow: Follow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
