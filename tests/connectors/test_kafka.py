@@ -475,11 +475,11 @@ def test_the_live_flow_publishes_to_kafka_where_it_is_given(tmp_path: Path) -> N
     """Files otherwise; either way suppressions are kept, and no step id has two meanings."""
     packs = load_packs()
     files = Settings(data_dir=tmp_path, database_url="off")  # type: ignore[call-arg]
-    published_to = live_sinks(files, packs).published
+    published_to = live_sinks(files, packs, None).published
     assert isinstance(published_to["topic"], EventsSink)
     assert sorted(published_to) == ["console", "topic"]
     kafka = files.model_copy(update={"kafka_bootstrap": "h:1", "topic_suffix": "staging"})
-    published_to = live_sinks(kafka, packs).published
+    published_to = live_sinks(kafka, packs, None).published
     assert sorted(published_to) == ["console", "kafka", "suppressed"]
     sink = published_to["kafka"]
     assert isinstance(sink, KafkaEventsSink)
