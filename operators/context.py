@@ -12,6 +12,7 @@ import msgspec
 from operators import activity, rotation, universe
 from operators.activity import Activity
 from operators.detect import silenced
+from operators.events import WINDOW_SEC
 from operators.formulas.crosssection import dispersion, lead_index
 from operators.formulas.elementary import round12
 from operators.join import Join
@@ -39,13 +40,12 @@ from operators.score import holds_in_tier, rate
 from operators.tiers import TierState, step_tiers, tier_of
 from operators.universe import UniverseState
 from packs.loader import Detector, Packs
-from packs.schema import MINUTE_TF, TIMEFRAME_MIN
+from packs.schema import MINUTE_TF
 
 STEP_TF = "15m"  # of rotation
 RS_LIST_LENGTH = 5
 LEADER_EPSILON = 1e-9  # build plan 6.4: below this nobody leads and the first major stands in
 LEADER_WINDOW_MIN = 5
-BAR_MIN: dict[str, int] = dict(TIMEFRAME_MIN.items())
 SPIKE = "spike"
 # What stands in for candidates when stored rows enter here (build plan 6.5).
 SPIKE_FLAGS = (
@@ -183,11 +183,12 @@ class Context:
         dead = activity.dead(state.activity, volumes, policy)
         change = universe.step_membership(state.universe, label, ranking, policy, dead)
         if change is not None:
-            moved_or_in = {uid for uid in volumes if universe.is_member(state.universe, uid)}
-            moved_or_in |= {*change.added, *change.removed}
-            missing = universe.without_interest(interests)
-            told = tuple(uid for uid in missing if uid in moved_or_in)
-            change = msgspec.structs.replace(change, missing_oi=told)
+            missing = tuple(
+                uid
+                for uid in universe.without_interest(interests)
+                if universe.is_member(state.universe, uid) or uid in change.removed
+            )
+            change = msgspec.structs.replace(change, missing_oi=missing)
         activity.forget(state.activity, label, policy)
         cooled = universe.cool(state.universe, label)
         heated = universe.heat(state.universe, label, self._found(state, marked), policy)
@@ -325,8 +326,8 @@ class Context:
         return lead_index(ret, z_vol, oi_roc if isinstance(oi_roc, float) else None)
 
     def _dominance(self, state: ContextState, leader: Row, eligible: list[Row]) -> float | None:
-        minutes = max(LEADER_WINDOW_MIN, BAR_MIN[leader.tf])
-        since = leader.exchange_ts_ms - minutes * MINUTE_MS
+        window_ms = max(LEADER_WINDOW_MIN * MINUTE_MS, 1000 * WINDOW_SEC[leader.tf])
+        since = leader.exchange_ts_ms - window_ms
         shares = {
             row.asset_uid: activity.volume_since(state.activity, row.asset_uid, since)
             for row in eligible

@@ -9,6 +9,7 @@ counts here, and the asset's own after the join.  Build plan 5.6, 8.7, 9; design
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -54,17 +55,35 @@ class Detect:
         flags = {name: _flag(each, view) for name, each in self._flags if each is not None}
         stored = {self._naming.stored(name, row.tf): flag for name, flag in flags.items()}
         flagged = msgspec.structs.replace(row, columns=row.columns | stored)
-        return flagged, self._candidates(flagged, view | flags | stored)
+        columns = view | flags | stored
+        detectors = self._by_tf[row.tf]
+        found = candidates_on(
+            flagged, columns, detectors, Detector.may_fire, self._naming, self.nulls
+        )
+        return flagged, found
 
-    def _candidates(self, row: Row, columns: Columns) -> tuple[Candidate, ...]:
-        found = []
-        for detector in self._by_tf[row.tf]:
-            fired = detector.may_fire(columns)
-            if fired is None:
-                self.nulls[detector.detector_id] = self.nulls.get(detector.detector_id, 0) + 1
-            elif fired:
-                found.append(candidate_of(detector, columns, row, self._naming))
-        return tuple(found)
+
+def candidates_on(
+    row: Row,
+    columns: Columns,
+    detectors: Iterable[Detector],
+    fires: Callable[[Detector, Columns], bool | None],
+    naming: Naming,
+    nulls: dict[str, int],
+) -> tuple[Candidate, ...]:
+    """Return what fires on a row, in the order of the detectors.
+
+    columns : what expressions see. fires : tells of one detector, None where a NULL silences it;
+    that is counted in `nulls`.
+    """
+    found = []
+    for detector in detectors:
+        fired = fires(detector, columns)
+        if fired is None:
+            nulls[detector.detector_id] = nulls.get(detector.detector_id, 0) + 1
+        elif fired:
+            found.append(candidate_of(detector, columns, row, naming))
+    return tuple(found)
 
 
 def is_evaluated(detector: Detector) -> bool:

@@ -7,11 +7,11 @@ expressions over the frame's columns, evaluated when the frame is made.  Design 
 
 from __future__ import annotations
 
-from operators.detect import candidate_of, is_evaluated
+from operators.detect import candidates_on, is_evaluated
 from operators.lattice import iso
 from operators.naming import Naming
 from operators.records import MARKET_SYMBOL, MARKET_UID, Candidate, Columns, Frame, Phase, Row
-from packs.loader import MARKET_CLASSES, Packs
+from packs.loader import MARKET_CLASSES, Detector, Packs
 
 # What a row of an asset has and the market has not: no gate of it can close, no feed lags.
 _ALWAYS: Columns = {
@@ -50,14 +50,6 @@ class Marketwide:
 
     def candidates(self, row: Row) -> tuple[Candidate, ...]:
         """Return what fires on a row of the market."""
-        found = []
         columns = {"symbol": row.symbol, **row.columns}
-        for detector in self._detectors:
-            if row.tf not in detector.tfs:
-                continue
-            fired = detector.fires(columns)
-            if fired is None:
-                self.nulls[detector.detector_id] = self.nulls.get(detector.detector_id, 0) + 1
-            elif fired:
-                found.append(candidate_of(detector, columns, row, self._naming))
-        return tuple(found)
+        detectors = [d for d in self._detectors if row.tf in d.tfs]
+        return candidates_on(row, columns, detectors, Detector.fires, self._naming, self.nulls)

@@ -9,10 +9,12 @@ between bar labels (design D12).  Build plan 10; numerics 9.
 
 from __future__ import annotations
 
+from functools import partial
+
 import msgspec
 
 from operators import ledger
-from operators.detect import candidate_of, is_of_assets, silenced
+from operators.detect import candidates_on, is_of_assets, silenced
 from operators.events import WINDOW_SEC, draft_event
 from operators.formulas import severity as formula
 from operators.naming import Naming
@@ -126,20 +128,14 @@ class Score:
             )
         ]
 
-    def _after_join(self, row: Row, frame: Frame, tier: str) -> list[Candidate]:
+    def _after_join(self, row: Row, frame: Frame, tier: str) -> tuple[Candidate, ...]:
         """Evaluate the detectors that name a frame column (design 3)."""
-        found: list[Candidate] = []
-        if row.asset_uid == MARKET_UID:
-            return found
-        for detector in self._on_frames:
-            if row.tf in detector.tfs:
-                columns = {**frame.columns, **self._naming.view(row)}
-                fired = detector.fires(columns, tier)
-                if fired is None:
-                    self.nulls[detector.detector_id] = self.nulls.get(detector.detector_id, 0) + 1
-                elif fired:
-                    found.append(candidate_of(detector, columns, row, self._naming))
-        return found
+        detectors = [d for d in self._on_frames if row.tf in d.tfs]
+        if row.asset_uid == MARKET_UID or not detectors:
+            return ()
+        columns = {**frame.columns, **self._naming.view(row)}
+        fires = partial(Detector.fires, tier=tier)
+        return candidates_on(row, columns, detectors, fires, self._naming, self.nulls)
 
     def _screen(
         self,
@@ -171,7 +167,7 @@ class Score:
             if reason is None:
                 survivors.append(Scored(detector, candidate, severity))
             else:
-                suppressed.append(_suppression(row, candidate, reason, severity))
+                suppressed.append(_suppression(row, candidate.detector_id, reason, severity))
         return survivors
 
     def _bar(self, detector: Detector, candidate: Candidate, row: Row, tier: str) -> str | None:
@@ -226,7 +222,9 @@ class Score:
                 continue
             told = ledger.LEVEL_SHIFT if began else None
             suppressed.append(
-                _suppression(row, scored.candidate, ledger.COOLDOWN, scored.severity, told)
+                _suppression(
+                    row, scored.detector.detector_id, ledger.COOLDOWN, scored.severity, told
+                )
             )
         return heard
 
@@ -248,17 +246,7 @@ class Score:
             del state.runs[key]
             if run.muted:
                 notes.append(
-                    Suppression(
-                        asset_uid=row.asset_uid,
-                        symbol=row.symbol,
-                        tf=row.tf,
-                        exchange_ts_ms=row.exchange_ts_ms,
-                        revision=row.revision,
-                        detector_id=detector_id,
-                        reason=ledger.COOLDOWN,
-                        severity=run.severity,
-                        state=ledger.CLOSED,
-                    )
+                    _suppression(row, detector_id, ledger.COOLDOWN, run.severity, ledger.CLOSED)
                 )
         return notes
 
@@ -293,13 +281,17 @@ class Score:
         """Coalesce a key's candidates of one bar, then apply cooldown and the symbol's budget."""
         ordered = sorted(group, key=lambda s: (-s.severity, self._order[s.detector.detector_id]))
         best, others = ordered[0], ordered[1:]
-        suppressed += [_suppression(row, s.candidate, ledger.COALESCED, s.severity) for s in others]
+        suppressed += [
+            _suppression(row, s.detector.detector_id, ledger.COALESCED, s.severity) for s in others
+        ]
         if not self._may_emit(state, key, best, row):
-            suppressed.append(_suppression(row, best.candidate, ledger.COOLDOWN, best.severity))
+            suppressed.append(
+                _suppression(row, best.detector.detector_id, ledger.COOLDOWN, best.severity)
+            )
             return
         if not self._within_budget(state, best.detector.event_class, row, item.tier):
             suppressed.append(
-                _suppression(row, best.candidate, ledger.BUDGET_SYMBOL, best.severity)
+                _suppression(row, best.detector.detector_id, ledger.BUDGET_SYMBOL, best.severity)
             )
             return
         emission = self._emission(state, key, best, row)
@@ -457,7 +449,7 @@ def _by_key(survivors: list[Scored], tf: str) -> dict[str, list[Scored]]:
 
 
 def _suppression(
-    row: Row, candidate: Candidate, reason: str, severity: int, state: str | None = None
+    row: Row, detector_id: str, reason: str, severity: int, state: str | None = None
 ) -> Suppression:
     return Suppression(
         asset_uid=row.asset_uid,
@@ -465,7 +457,7 @@ def _suppression(
         tf=row.tf,
         exchange_ts_ms=row.exchange_ts_ms,
         revision=row.revision,
-        detector_id=candidate.detector_id,
+        detector_id=detector_id,
         reason=reason,
         severity=severity,
         state=state,
