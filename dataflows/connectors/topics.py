@@ -9,7 +9,7 @@ run appends to it. Design 6, 7.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,6 +28,7 @@ from operators.records import MarketPhase, Published
 Offsets = dict[str, int]
 _Item = TypeVar("_Item")
 _State = TypeVar("_State")
+Take = Callable[[_Item], Iterable[bytes]]  # the lines that a file takes of an item
 
 _TAIL_BYTES = 1 << 16
 
@@ -99,69 +100,64 @@ class OnePartitionSink(FixedPartitionedSink[_Item, _State]):
         return 0
 
 
-class _RowsAndFrames(StatefulSinkPartition[MarketPhase, Offsets]):
-    def __init__(self, rows: NdjsonFile, frames: NdjsonFile, audit: NdjsonFile) -> None:
-        self._rows = rows
-        self._frames = frames
-        self._audit = audit
+class _Lines(StatefulSinkPartition[_Item, Offsets]):
+    """Files by name, each with what it takes of an item."""
 
-    def write_batch(self, values: list[MarketPhase]) -> None:
-        self._rows.append(row_json(row) for phase in values for row in phase.rows)
-        self._frames.append(frame_json(frame) for phase in values for frame in phase.frames)
-        self._audit.append(line for phase in values for line in audit_json(phase))
+    def __init__(self, files: dict[str, NdjsonFile], takes: Mapping[str, Take[_Item]]) -> None:
+        self._files = files
+        self._takes = takes
+
+    def write_batch(self, values: list[_Item]) -> None:
+        for name, file in self._files.items():
+            take = self._takes[name]
+            file.append(line for value in values for line in take(value))
 
     def snapshot(self) -> Offsets:
-        return {
-            "rows": self._rows.offset(),
-            "frames": self._frames.offset(),
-            "audit": self._audit.offset(),
+        return {name: file.offset() for name, file in self._files.items()}
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+
+
+class LinesSink(OnePartitionSink[_Item, Offsets]):
+    """Appends lines of each item to some files; items are ("0", item).
+
+    paths : by name, which is also that of the file's offset in the recovery state. takes : the
+    lines of an item by the same names.
+    """
+
+    def __init__(
+        self, paths: Mapping[str, Path], takes: Mapping[str, Take[_Item]], *, append: bool
+    ) -> None:
+        self._paths = paths
+        self._takes = takes
+        self._append = append
+
+    def build_part(
+        self, step_id: str, for_part: str, resume_state: Offsets | None
+    ) -> StatefulSinkPartition[_Item, Offsets]:
+        at = resume_state or {}
+        files = {
+            name: NdjsonFile(path, at.get(name), append=self._append)
+            for name, path in self._paths.items()
         }
-
-    def close(self) -> None:
-        self._rows.close()
-        self._frames.close()
-        self._audit.close()
+        return _Lines(files, self._takes)
 
 
-class _Events(StatefulSinkPartition[Published, Offsets]):
-    def __init__(self, events: NdjsonFile, suppressed: NdjsonFile, dead: NdjsonFile) -> None:
-        self._events = events
-        self._suppressed = suppressed
-        self._dead = dead
-
-    def write_batch(self, values: list[Published]) -> None:
-        self._events.append(event_json(event) for item in values for event in item.events)
-        self._suppressed.append(suppression_json(s) for item in values for s in item.suppressed)
-        self._dead.append(dead_json(dead) for item in values for dead in item.dead)
-
-    def snapshot(self) -> Offsets:
-        return {
-            "events": self._events.offset(),
-            "suppressed": self._suppressed.offset(),
-            "dlq": self._dead.offset(),
-        }
-
-    def close(self) -> None:
-        self._events.close()
-        self._suppressed.close()
-        self._dead.close()
+_MARKET: Mapping[str, Take[MarketPhase]] = {
+    "rows": lambda phase: map(row_json, phase.rows),
+    "frames": lambda phase: map(frame_json, phase.frames),
+    "audit": audit_json,
+}
+_PUBLISHED: Mapping[str, Take[Published]] = {
+    "events": lambda item: map(event_json, item.events),
+    "suppressed": lambda item: map(suppression_json, item.suppressed),
+    "dlq": lambda item: map(dead_json, item.dead),
+}
 
 
-class _Suppressed(StatefulSinkPartition[Published, Offsets]):
-    def __init__(self, suppressed: NdjsonFile) -> None:
-        self._suppressed = suppressed
-
-    def write_batch(self, values: list[Published]) -> None:
-        self._suppressed.append(suppression_json(s) for item in values for s in item.suppressed)
-
-    def snapshot(self) -> Offsets:
-        return {"suppressed": self._suppressed.offset()}
-
-    def close(self) -> None:
-        self._suppressed.close()
-
-
-class RowsAndFramesSink(OnePartitionSink[MarketPhase, Offsets]):
+class RowsAndFramesSink(LinesSink[MarketPhase]):
     """Appends rows, frames and the audit of the coverage to a file each.
 
     Items are ("0", MarketPhase). audit_path : `audit.ndjson` beside the rows where it is not given.
@@ -175,23 +171,12 @@ class RowsAndFramesSink(OnePartitionSink[MarketPhase, Offsets]):
         *,
         append: bool,
     ) -> None:
-        self._rows_path = rows_path
-        self._frames_path = frames_path
-        self._audit_path = audit_path or rows_path.with_name("audit.ndjson")
-        self._append = append
-
-    def build_part(
-        self, step_id: str, for_part: str, resume_state: Offsets | None
-    ) -> StatefulSinkPartition[MarketPhase, Offsets]:
-        at = resume_state or {}
-        return _RowsAndFrames(
-            NdjsonFile(self._rows_path, at.get("rows"), append=self._append),
-            NdjsonFile(self._frames_path, at.get("frames"), append=self._append),
-            NdjsonFile(self._audit_path, at.get("audit"), append=self._append),
-        )
+        audit = audit_path or rows_path.with_name("audit.ndjson")
+        paths = {"rows": rows_path, "frames": frames_path, "audit": audit}
+        super().__init__(paths, _MARKET, append=append)
 
 
-class EventsSink(OnePartitionSink[Published, Offsets]):
+class EventsSink(LinesSink[Published]):
     """Appends events, suppressions and dead letters to a file each; items are ("0", Published).
 
     dlq_path : of the dead letters; `dlq.ndjson` beside the events where it is not given.
@@ -205,33 +190,13 @@ class EventsSink(OnePartitionSink[Published, Offsets]):
         *,
         append: bool,
     ) -> None:
-        self._events_path = events_path
-        self._suppressed_path = suppressed_path
-        self._dlq_path = dlq_path or events_path.with_name("dlq.ndjson")
-        self._append = append
-
-    def build_part(
-        self, step_id: str, for_part: str, resume_state: Offsets | None
-    ) -> StatefulSinkPartition[Published, Offsets]:
-        at = resume_state or {}
-        return _Events(
-            NdjsonFile(self._events_path, at.get("events"), append=self._append),
-            NdjsonFile(self._suppressed_path, at.get("suppressed"), append=self._append),
-            NdjsonFile(self._dlq_path, at.get("dlq"), append=self._append),
-        )
+        dlq = dlq_path or events_path.with_name("dlq.ndjson")
+        paths = {"events": events_path, "suppressed": suppressed_path, "dlq": dlq}
+        super().__init__(paths, _PUBLISHED, append=append)
 
 
-class SuppressedSink(OnePartitionSink[Published, Offsets]):
+class SuppressedSink(LinesSink[Published]):
     """Appends suppressions to a file, where events go elsewhere; items are ("0", Published)."""
 
     def __init__(self, suppressed_path: Path, *, append: bool) -> None:
-        self._suppressed_path = suppressed_path
-        self._append = append
-
-    def build_part(
-        self, step_id: str, for_part: str, resume_state: Offsets | None
-    ) -> StatefulSinkPartition[Published, Offsets]:
-        at = resume_state or {}
-        return _Suppressed(
-            NdjsonFile(self._suppressed_path, at.get("suppressed"), append=self._append)
-        )
+        super().__init__({"suppressed": suppressed_path}, _PUBLISHED, append=append)
