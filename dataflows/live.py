@@ -24,7 +24,7 @@ from dataflows.connectors.database import Database
 from dataflows.connectors.kafka import Bus, KafkaEventsSink, topic_names
 from dataflows.connectors.recorder import Recorder, RecorderConfig
 from dataflows.connectors.source import LogSource
-from dataflows.connectors.topics import EventsSink, RowsAndFramesSink, SuppressedSink
+from dataflows.connectors.topics import MARKET_PRODUCTS, EventsSink, RowsAndFramesSink
 from dataflows.market import judge
 from dataflows.settings import DATABASE_OFF, Settings, SettingsError
 from dataflows.shard import assemble, mark
@@ -87,14 +87,10 @@ def live_sinks(settings: Settings, packs: Packs, database: Database | None) -> S
     the database if there is one.
     """
     topics, printer = settings.data_dir / "topics", MinutePrinter("stdout")
+    market = {name: topics / f"alpha.{name}.v0.ndjson" for name in MARKET_PRODUCTS}
     sinks = Sinks(
         market={
-            "topic": RowsAndFramesSink(
-                topics / "alpha.rows.v0.ndjson",
-                topics / "alpha.frames.v0.ndjson",
-                topics / "alpha.audit.v0.ndjson",
-                append=True,
-            ),
+            "topic": RowsAndFramesSink(market, append=True),
             "console": ConsoleMarketSink(printer),
         },
         published={**_event_sinks(settings, topics), "console": ConsoleEventSink(printer)},
@@ -107,14 +103,16 @@ def live_sinks(settings: Settings, packs: Packs, database: Database | None) -> S
 
 def _event_sinks(settings: Settings, topics: Path) -> dict[str, Sink[Any]]:
     """Events and dead letters; the names are step ids, so files and Kafka each have their own."""
-    suppressed = topics / "alpha.suppressed.v0.ndjson"
+    suppressed = {"suppressed": topics / "alpha.suppressed.v0.ndjson"}
     if settings.kafka_bootstrap is None:
-        events, dlq = topics / "alpha.events.v0.ndjson", topics / "alpha.events.dlq.ndjson"
-        return {"topic": EventsSink(events, suppressed, dlq, append=True)}
+        names = topic_names()
+        events = {"events": names.live, "dlq": names.dlq}
+        paths = {name: topics / f"{topic}.ndjson" for name, topic in events.items()}
+        return {"topic": EventsSink({**paths, **suppressed}, append=True)}
     names = topic_names(settings.topic_suffix)
     return {
         "kafka": KafkaEventsSink(Bus(settings.kafka_bootstrap), names.live, names.dlq),
-        "suppressed": SuppressedSink(suppressed, append=True),
+        "suppressed": EventsSink(suppressed, append=True),
     }
 
 

@@ -12,11 +12,16 @@ from bytewax.testing import cluster_main
 
 from dataflows.connectors.bars_source import CHUNK_MINUTES, BarsCount, BarsSource
 from dataflows.connectors.source import CHUNK_LINES, LogSource, SourceState
-from dataflows.connectors.topics import EventsSink, RowsAndFramesSink
+from dataflows.connectors.topics import (
+    EVENT_PRODUCTS,
+    MARKET_PRODUCTS,
+    EventsSink,
+    RowsAndFramesSink,
+)
 from dataflows.live import Sinks, build, build_from_bars
 from packs.loader import Packs
 
-PRODUCTS = ("rows", "frames", "events", "suppressed", "audit", "dlq")
+PRODUCTS = (*MARKET_PRODUCTS, *EVENT_PRODUCTS)
 
 
 @dataclass(frozen=True)
@@ -68,12 +73,11 @@ class Watch:
 
 def file_sinks(out: Path) -> Sinks:
     """Return sinks for the product files of a directory; existing ones are replaced."""
-    paths = {name: product_path(out, name) for name in PRODUCTS}
-    market = (paths["rows"], paths["frames"], paths["audit"])
-    published = (paths["events"], paths["suppressed"], paths["dlq"])
+    market = {name: product_path(out, name) for name in MARKET_PRODUCTS}
+    published = {name: product_path(out, name) for name in EVENT_PRODUCTS}
     return Sinks(
-        market={"file": RowsAndFramesSink(*market, append=False)},
-        published={"file": EventsSink(*published, append=False)},
+        market={"file": RowsAndFramesSink(market, append=False)},
+        published={"file": EventsSink(published, append=False)},
     )
 
 

@@ -155,48 +155,26 @@ _PUBLISHED: Mapping[str, Take[Published]] = {
     "suppressed": lambda item: map(suppression_json, item.suppressed),
     "dlq": lambda item: map(dead_json, item.dead),
 }
+MARKET_PRODUCTS = tuple(_MARKET)
+EVENT_PRODUCTS = tuple(_PUBLISHED)
 
 
 class RowsAndFramesSink(LinesSink[MarketPhase]):
-    """Appends rows, frames and the audit of the coverage to a file each.
+    """Appends rows, frames and the audit of the coverage to a file each; items are
+    ("0", MarketPhase).
 
-    Items are ("0", MarketPhase). audit_path : `audit.ndjson` beside the rows where it is not given.
+    paths : by product, `rows`, `frames` and `audit`; what has no path is not written.
     """
 
-    def __init__(
-        self,
-        rows_path: Path,
-        frames_path: Path,
-        audit_path: Path | None = None,
-        *,
-        append: bool,
-    ) -> None:
-        audit = audit_path or rows_path.with_name("audit.ndjson")
-        paths = {"rows": rows_path, "frames": frames_path, "audit": audit}
+    def __init__(self, paths: Mapping[str, Path], *, append: bool) -> None:
         super().__init__(paths, _MARKET, append=append)
 
 
 class EventsSink(LinesSink[Published]):
     """Appends events, suppressions and dead letters to a file each; items are ("0", Published).
 
-    dlq_path : of the dead letters; `dlq.ndjson` beside the events where it is not given.
+    paths : by product, `events`, `suppressed` and `dlq`; what has no path is not written here.
     """
 
-    def __init__(
-        self,
-        events_path: Path,
-        suppressed_path: Path,
-        dlq_path: Path | None = None,
-        *,
-        append: bool,
-    ) -> None:
-        dlq = dlq_path or events_path.with_name("dlq.ndjson")
-        paths = {"events": events_path, "suppressed": suppressed_path, "dlq": dlq}
+    def __init__(self, paths: Mapping[str, Path], *, append: bool) -> None:
         super().__init__(paths, _PUBLISHED, append=append)
-
-
-class SuppressedSink(LinesSink[Published]):
-    """Appends suppressions to a file, where events go elsewhere; items are ("0", Published)."""
-
-    def __init__(self, suppressed_path: Path, *, append: bool) -> None:
-        super().__init__({"suppressed": suppressed_path}, _PUBLISHED, append=append)

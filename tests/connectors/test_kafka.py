@@ -32,7 +32,7 @@ from dataflows.connectors.kafka import (
     event_record,
     topic_names,
 )
-from dataflows.connectors.topics import EventsSink, SuppressedSink
+from dataflows.connectors.topics import EventsSink
 from dataflows.contract import ASYNCAPI_FILE, DOCUMENTS
 from dataflows.live import Sinks, live_sinks
 from dataflows.replay import product_path, replay
@@ -490,7 +490,7 @@ def test_suppressions_alone_go_to_their_file(tmp_path: Path) -> None:
     """Exact after a resume, as every topic file."""
     path = tmp_path / "suppressed.ndjson"
     one = Suppression(5, "SOL", "1m", PHASE.minute_ms, 0, "spike.x", "cooldown", None)
-    sink = SuppressedSink(path, append=True)
+    sink = EventsSink({"suppressed": path}, append=True)
     part = sink.build_part("s", "0", None)
     part.write_batch([published(PINNED[0], suppressed=(one,))])
     state = part.snapshot()

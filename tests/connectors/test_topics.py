@@ -19,7 +19,14 @@ from dataflows.connectors.console import (
     ConsoleMarketSink,
     MinutePrinter,
 )
-from dataflows.connectors.topics import EventsSink, NdjsonFile, RowsAndFramesSink, TopicError
+from dataflows.connectors.topics import (
+    EVENT_PRODUCTS,
+    MARKET_PRODUCTS,
+    EventsSink,
+    NdjsonFile,
+    RowsAndFramesSink,
+    TopicError,
+)
 from operators.publish import event_json, frame_json, row_json, suppression_json
 from operators.records import Frame, MarketPhase, Phase, Published, Row, Suppression
 
@@ -127,11 +134,15 @@ def test_sinks_write_canonical_lines_in_order(tmp_path: Path) -> None:
     """Each product goes to its file as the serialiser of the product writes it."""
     rows, frames, events, suppressed = (tmp_path / name for name in ("r", "f", "e", "s"))
     phases = [market(0, "ok", "stale"), market(1, "ok")]
-    part = RowsAndFramesSink(rows, frames, append=False).build_part("rows", "0", None)
+    part = RowsAndFramesSink({"rows": rows, "frames": frames}, append=False).build_part(
+        "rows", "0", None
+    )
     part.write_batch(phases)
     part.close()
     batch = [published(0, 74, 10), published(1)]
-    other = EventsSink(events, suppressed, append=False).build_part("events", "0", None)
+    other = EventsSink({"events": events, "suppressed": suppressed}, append=False).build_part(
+        "events", "0", None
+    )
     other.write_batch(batch)
     other.close()
     assert rows.read_bytes().splitlines() == [row_json(r) for p in phases for r in p.rows]
@@ -142,21 +153,25 @@ def test_sinks_write_canonical_lines_in_order(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("first", [RowsAndFramesSink, EventsSink])
-def test_both_files_are_cut_at_the_snapshot(tmp_path: Path, first: Any) -> None:
-    """A sink's state holds the offsets of both of its files."""
-    paths = (tmp_path / "one", tmp_path / "two")
-    sink = first(*paths, append=True)
+@pytest.mark.parametrize(
+    ("first", "names"), [(RowsAndFramesSink, MARKET_PRODUCTS), (EventsSink, EVENT_PRODUCTS)]
+)
+def test_all_files_are_cut_at_the_snapshot(
+    tmp_path: Path, first: Any, names: tuple[str, ...]
+) -> None:
+    """A sink's state holds the offsets of all of its files."""
+    paths = {name: tmp_path / name for name in names}
+    sink = first(paths, append=True)
     items = [market(n, "ok") if first is RowsAndFramesSink else published(n, 50) for n in (0, 1)]
     part = sink.build_part("out", "0", None)
     part.write_batch(items[:1])
     state = part.snapshot()
-    before = [path.read_bytes() for path in paths]
+    before = [path.read_bytes() for path in paths.values()]
     part.write_batch(items[1:])
     part.close()
-    assert [path.read_bytes() for path in paths] != before
+    assert [path.read_bytes() for path in paths.values()] != before
     sink.build_part("out", "0", state).close()
-    assert [path.read_bytes() for path in paths] == before
+    assert [path.read_bytes() for path in paths.values()] == before
 
 
 @pytest.mark.engine
@@ -169,7 +184,8 @@ def test_files_are_exactly_once_across_a_crash(tmp_path: Path) -> None:
     source: list[Any] = [("0", market(n, "ok")) if isinstance(n, int) else n for n in minutes]
     (tmp_path / "store").mkdir()
     init_db_dir(tmp_path / "store", 1)
-    sink = RowsAndFramesSink(tmp_path / "rows", tmp_path / "frames", append=False)
+    paths = {name: tmp_path / name for name in ("rows", "frames")}
+    sink = RowsAndFramesSink(paths, append=False)
     counts = []
     for _ in range(3):
         flow = Dataflow("topics")
@@ -255,7 +271,7 @@ def test_console_sinks_in_a_flow() -> None:
 
 def test_lines_are_json(tmp_path: Path) -> None:
     """Every line of a topic reads back as one object."""
-    part = EventsSink(tmp_path / "e", tmp_path / "s", append=False).build_part("e", "0", None)
+    part = EventsSink({"events": tmp_path / "e"}, append=False).build_part("e", "0", None)
     part.write_batch([published(0, 1, 2, 3)])
     part.close()
     found = [orjson.loads(line) for line in (tmp_path / "e").read_bytes().splitlines()]

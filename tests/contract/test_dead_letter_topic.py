@@ -32,7 +32,7 @@ def published(full: dict[str, Any], *severities: int) -> Published:
 def test_dead_letters_go_to_their_own_file(tmp_path: Path, full: dict[str, Any]) -> None:
     """The events file holds what keeps the contract, the other one the rest with the reason."""
     item = published(full, 50, 101, 60)
-    sink = EventsSink(tmp_path / "e", tmp_path / "s", tmp_path / "d", append=False)
+    sink = EventsSink({"events": tmp_path / "e", "dlq": tmp_path / "d"}, append=False)
     part = sink.build_part("events", "0", None)
     part.write_batch([item])
     part.close()
@@ -46,7 +46,7 @@ def test_dead_letters_go_to_their_own_file(tmp_path: Path, full: dict[str, Any])
 
 def test_the_file_is_cut_at_the_snapshot(tmp_path: Path, full: dict[str, Any]) -> None:
     """The repeated epoch is written once; a state from before there was a file starts it."""
-    sink = EventsSink(tmp_path / "e", tmp_path / "s", tmp_path / "d", append=True)
+    sink = EventsSink({"events": tmp_path / "e", "dlq": tmp_path / "d"}, append=True)
     part = sink.build_part("events", "0", None)
     part.write_batch([published(full, 101)])
     state = part.snapshot()
@@ -70,12 +70,3 @@ def test_a_replay_has_the_file_among_its_products(tmp_path: Path, full: dict[str
     part.write_batch([bad])
     part.close()
     assert product_path(tmp_path, "dlq").read_bytes() == dead_json(bad.dead[0]) + b"\n"
-
-
-def test_without_a_path_they_lie_beside_the_events(tmp_path: Path, full: dict[str, Any]) -> None:
-    """Never nowhere."""
-    sink = EventsSink(tmp_path / "topics" / "e", tmp_path / "s", append=True)
-    part = sink.build_part("events", "0", None)
-    part.write_batch([published(full, 101)])
-    part.close()
-    assert len((tmp_path / "topics" / "dlq.ndjson").read_bytes().splitlines()) == 1
