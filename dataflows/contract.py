@@ -33,7 +33,7 @@ TOPICS = {
     ),
     "shadow": (
         "alpha.events.shadow.v0",
-        "Events of detectors on trial. Nobody should act on them.",
+        "Events of detectors or runs on trial. Nobody should act on them.",
     ),
     "replay": (
         "alpha.events.replay.v0",

@@ -28,8 +28,10 @@ from dataflows.connectors.topics import MARKET_PRODUCTS, EventsSink, RowsAndFram
 from dataflows.market import judge
 from dataflows.settings import DATABASE_OFF, Settings, SettingsError
 from dataflows.shard import assemble, mark
+from operators.modes import Run
 from operators.records import BarItem
 from packs.loader import PackError, Packs, load_packs
+from packs.schema import Canary
 
 TICKS = "ticks"  # name of the recording: its directory, and the feed of its gaps
 
@@ -41,21 +43,28 @@ class Sinks(NamedTuple):
     published: dict[str, Sink[Any]]
 
 
-def build(ticks: Source[Any], packs: Packs, sinks: Sinks) -> Dataflow:
-    """Return the flow from ticks to events; live, replay and tests differ only in its edges."""
+def build(ticks: Source[Any], packs: Packs, sinks: Sinks, run: Run | None = None) -> Dataflow:
+    """Return the flow from ticks to events; live, replay and tests differ only in its edges.
+
+    run : who hears the events; by default everybody.
+    """
     flow = Dataflow("detector")
     messages = op.input("ticks", flow, ticks)
-    return _finish(flow, assemble(messages, packs), packs, sinks)
+    return _finish(flow, assemble(messages, packs), packs, sinks, run)
 
 
-def build_from_bars(bars: Source[Any], packs: Packs, sinks: Sinks) -> Dataflow:
+def build_from_bars(
+    bars: Source[Any], packs: Packs, sinks: Sinks, run: Run | None = None
+) -> Dataflow:
     """Return the same flow, entered at normalisation."""
     flow = Dataflow("detector")
-    return _finish(flow, op.input("bars", flow, bars), packs, sinks)
+    return _finish(flow, op.input("bars", flow, bars), packs, sinks, run)
 
 
-def _finish(flow: Dataflow, bars: KeyedStream[BarItem], packs: Packs, sinks: Sinks) -> Dataflow:
-    products = judge(mark(bars, packs), packs)
+def _finish(
+    flow: Dataflow, bars: KeyedStream[BarItem], packs: Packs, sinks: Sinks, run: Run | None
+) -> Dataflow:
+    products = judge(mark(bars, packs), packs, run)
     for name, sink in sinks.market.items():
         op.output(f"rows-{name}", products.market, sink)
     for name, sink in sinks.published.items():
@@ -79,7 +88,14 @@ def live_database(settings: Settings, packs: Packs) -> Database | None:
     """Return the database of a live run, None if it is switched off; nothing is opened yet."""
     if settings.database_url == DATABASE_OFF:
         return None
-    return Database(settings.data_dir, settings.database_url, packs=packs, retain=True)
+    return Database(
+        settings.data_dir,
+        settings.database_url,
+        packs=packs,
+        run=settings.run,
+        environment=settings.topic_suffix,
+        retain=True,
+    )
 
 
 def live_sinks(settings: Settings, packs: Packs, database: Database | None) -> Sinks:
@@ -106,12 +122,14 @@ def _event_sinks(settings: Settings, topics: Path) -> dict[str, Sink[Any]]:
     suppressed = {"suppressed": topics / "alpha.suppressed.v0.ndjson"}
     if settings.kafka_bootstrap is None:
         names = topic_names()
-        events = {"events": names.live, "dlq": names.dlq}
+        events = {"events": names.live, "shadow": names.shadow, "dlq": names.dlq}
         paths = {name: topics / f"{topic}.ndjson" for name, topic in events.items()}
         return {"topic": EventsSink({**paths, **suppressed}, append=True)}
     names = topic_names(settings.topic_suffix)
     return {
-        "kafka": KafkaEventsSink(Bus(settings.kafka_bootstrap), names.live, names.dlq),
+        "kafka": KafkaEventsSink(
+            Bus(settings.kafka_bootstrap), names.live, names.dlq, shadow=names.shadow
+        ),
         "suppressed": EventsSink(suppressed, append=True),
     }
 
@@ -123,7 +141,7 @@ def flow() -> Dataflow:
         packs = load_packs(settings.feature_pack, settings.detector_pack, settings.universe)
     except (SettingsError, PackError) as error:
         sys.exit(str(error))
-    for note in packs.notes:
+    for note in (*packs.notes, *run_notes(settings.run, packs.canary)):
         print(f"note: {note}", file=sys.stderr)
     # stdout carries the console's minutes and events; incidents go beside it.
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
@@ -135,4 +153,19 @@ def flow() -> Dataflow:
         recording=Recorder(recorder_config(settings, packs)),
         holes=database.hole_log(packs.features, TICKS) if database is not None else None,
     )
-    return build(source, packs, live_sinks(settings, packs, database))
+    return build(source, packs, live_sinks(settings, packs, database), settings.run)
+
+
+def run_notes(run: Run, canary: Canary) -> list[str]:
+    """Say in which way a run does not publish everything to everybody."""
+    if not run.emit_events:
+        return ["no events are published (ALPHA_EMIT_EVENTS): they are suppressed as `kill_switch`"]
+    if run.mode == "dry_run":
+        return ["mode dry_run: no events are published, they are suppressed as `dry_run`"]
+    if run.mode == "shadow":
+        return ["mode shadow: all events go to the shadow topic"]
+    if run.mode == "canary":
+        coins = ", ".join(canary.coins) or "no coin"
+        heard = f"{coins} and {canary.percent} % of all assets"
+        return [f"mode canary: {heard} are heard, the events of others go to the shadow topic"]
+    return []

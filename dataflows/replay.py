@@ -19,8 +19,10 @@ from dataflows.connectors.topics import (
     RowsAndFramesSink,
 )
 from dataflows.live import Sinks, build, build_from_bars
+from operators.modes import Run
 from packs.loader import Packs
 
+REPLAY = Run("replay")
 PRODUCTS = (*MARKET_PRODUCTS, *EVENT_PRODUCTS)
 
 
@@ -94,13 +96,15 @@ def replay(
     bars: bool = False,
     workers: int = 1,
     chunk: int | None = None,
+    run: Run = REPLAY,
     extra: Sinks | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Summary:
     """Replay a tick log (or a bars file) into `out` and return the summary.
 
     workers : threads of the engine; the bytes do not depend on it. chunk : lines (minutes for
-    bars) read at once; the bytes do not depend on it either. extra : more sinks.
+    bars) read at once; the bytes do not depend on it either. run : who hears the events, as in
+    production; to see a run in another mode as it was. extra : more sinks.
     on_progress : is told the arrival time, epoch ms, that was reached.
     """
     watch = Watch(on_progress)
@@ -113,10 +117,10 @@ def replay(
         sinks.published.update(extra.published)
     if bars:
         minutes = BarsSource(source, BarsCount(), chunk or CHUNK_MINUTES, watch.bars_chunk)
-        flow = build_from_bars(minutes, packs, sinks)
+        flow = build_from_bars(minutes, packs, sinks, run)
     else:
         log = LogSource(source, packs.features, chunk or CHUNK_LINES, on_chunk=watch.log_chunk)
-        flow = build(log, packs, sinks)
+        flow = build(log, packs, sinks, run)
     # Also with one worker: `run_main` prints the engine's own stack when a step fails.
     cluster_main(flow, [], 0, worker_count_per_proc=workers)  # type: ignore[no-untyped-call]
     return Summary(

@@ -9,9 +9,11 @@ import os
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from operators.modes import Run
 
 PREFIX = "ALPHA_"
 DATABASE_OFF = "off"
@@ -46,6 +48,12 @@ class Settings(BaseModel):
     topic_suffix: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,32}$")] | None = Field(
         None, description="ends the names of Kafka topics, one per environment, e.g. `staging`"
     )
+    run_mode: Literal["dry_run", "shadow", "canary", "prod"] = Field(
+        "prod", description="who hears the events: nobody, the shadow topic, canaries, all"
+    )
+    emit_events: bool = Field(
+        True, description="the kill switch: `false` publishes no event, everything else goes on"
+    )
     feature_pack: Path | None = Field(None, description="feature pack file")
     detector_pack: Path | None = Field(None, description="detector pack file")
     universe: Path | None = Field(None, description="universe policy file")
@@ -56,6 +64,11 @@ class Settings(BaseModel):
         if isinstance(value, str):
             return tuple(coin.strip() for coin in value.split(",") if coin.strip()) or None
         return value
+
+    @property
+    def run(self) -> Run:
+        """Return how the run publishes."""
+        return Run(self.run_mode, self.emit_events)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:

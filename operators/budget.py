@@ -2,12 +2,14 @@
 
 Rules of this file: under pressure the lowest severity goes first, but the strongest event of every
 class stays; events of one minute that share a cause carry one incident; an event that breaks the
-contract is a dead letter; every candidate of the minute is published or suppressed, and the sum is
-asserted.  Build plan 10.6, 11.3; design 1.
+contract is a dead letter; the shadow lane has the same cap for itself and no incidents; the mode of
+the run is applied last; every candidate of the minute is published, in shadow or suppressed, and
+the sum is asserted.  Build plan 10.6, 11.3, 19.3; design 1.
 """
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -16,6 +18,7 @@ from operators import ledger
 from operators.contract import DeadLetter, dead_letter, fault_of
 from operators.incidents import IncidentState, incidents_of
 from operators.join import Join
+from operators.modes import LIVE, SHADOW, Lane, Run, held_back, outlet
 from operators.records import Draft, Phase, Published, ScoredItem, Suppression
 from packs.loader import Packs
 
@@ -23,12 +26,13 @@ LONGEST_INCIDENT = "-" * 64
 
 
 class BudgetState(msgspec.Struct):
-    """The phases that are not complete yet, what the last minute has published, and the incidents
-    that may go on."""
+    """The phases that are not complete yet, what the last minute has published in each lane, and
+    the incidents that may go on."""
 
     version: int = 2
     minute_ms: int = 0
     spent: int = 0
+    spent_shadow: int = 0
     join: Join[ScoredItem] = msgspec.field(default_factory=Join[ScoredItem])
     incidents: IncidentState = msgspec.field(default_factory=IncidentState)
 
@@ -36,9 +40,11 @@ class BudgetState(msgspec.Struct):
 class Budget:
     """`ScoredItem`s of all assets and MARKET in, one `Published` per phase out."""
 
-    def __init__(self, packs: Packs) -> None:
+    def __init__(self, packs: Packs, run: Run | None = None) -> None:
         self._cap = packs.budgets.global_per_minute
         self._rule = packs.incidents
+        self._canary = packs.canary
+        self._run = run or Run()
 
     def initial(self) -> BudgetState:
         """Return the state before the first minute."""
@@ -54,25 +60,52 @@ class Budget:
     def _settle(self, state: BudgetState, phase: Phase, items: list[ScoredItem]) -> Published:
         """Publish what the minute has left: its amendments share the cap with its seal."""
         if state.minute_ms != phase.minute_ms:
-            state.minute_ms, state.spent = phase.minute_ms, 0
-        drafts = [draft for item in items for draft in item.drafts]
+            state.minute_ms, state.spent, state.spent_shadow = phase.minute_ms, 0, 0
         suppressed = [s for item in items for s in item.suppressed]
-        drafts, dead = _sound(drafts, phase, suppressed)
-        kept = keep_strongest(drafts, self._cap - state.spent)
+        made, dead = _sound([d for item in items for d in item.drafts], phase, suppressed)
+        live = [draft for draft in made if not draft.shadow]
+        shadow = [draft for draft in made if draft.shadow]
+        kept = self._capped(live, self._cap - state.spent, phase, suppressed)
+        tried = self._capped(shadow, self._cap - state.spent_shadow, phase, suppressed)
         state.spent += len(kept)
+        state.spent_shadow += len(tried)
+        n_candidates = 0
+        for item in items:
+            n_candidates += item.n_candidates
+        assert n_candidates == len(kept) + len(tried) + len(suppressed), (phase, n_candidates)
+        ids = incidents_of(state.incidents, kept, phase.minute_ms, self._rule)
+        said = [_with_incident(d.payload, i) for d, i in zip(kept, ids, strict=True)]
+        notes = tuple(note for item in items for note in item.closed)
+        reason = held_back(self._run)
+        if reason is not None:
+            suppressed += [_dropped(draft, phase, reason) for draft in chain(kept, tried)]
+            return Published(phase, (), (*suppressed, *notes), tuple(dead))
+        outlets = [self._outlet(draft) for draft in kept]
+        return Published(
+            phase,
+            tuple(event for event, lane in zip(said, outlets, strict=True) if lane == LIVE),
+            (*suppressed, *notes),
+            tuple(dead),
+            (
+                *(event for event, lane in zip(said, outlets, strict=True) if lane == SHADOW),
+                *(draft.payload for draft in tried),
+            ),
+        )
+
+    def _capped(
+        self, drafts: list[Draft], cap: int, phase: Phase, suppressed: list[Suppression]
+    ) -> list[Draft]:
+        """Return the drafts for which the minute has room; account for the others."""
+        kept = keep_strongest(drafts, cap)
         suppressed += [
             _dropped(d, phase, ledger.BUDGET_GLOBAL)
             for d in drafts
             if not any(d is k for k in kept)
         ]
-        candidates = 0
-        for item in items:
-            candidates += item.n_candidates
-        assert candidates == len(kept) + len(suppressed), (phase, candidates)
-        ids = incidents_of(state.incidents, kept, phase.minute_ms, self._rule)
-        events = tuple(_with_incident(d.payload, i) for d, i in zip(kept, ids, strict=True))
-        notes = [note for item in items for note in item.closed]
-        return Published(phase, events, (*suppressed, *notes), tuple(dead))
+        return kept
+
+    def _outlet(self, draft: Draft) -> Lane:
+        return outlet(self._run, self._canary, draft.asset_uid, draft.payload["symbol"])
 
 
 def keep_strongest(drafts: list[Draft], cap: int) -> list[Draft]:

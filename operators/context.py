@@ -11,13 +11,13 @@ import msgspec
 
 from operators import activity, rotation, universe
 from operators.activity import Activity
-from operators.detect import silenced
 from operators.events import WINDOW_SEC
 from operators.formulas.crosssection import dispersion, lead_index
 from operators.formulas.elementary import round12
 from operators.join import Join
 from operators.lattice import MINUTE_MS, seconds_to_next_hour
 from operators.marketwide import Marketwide, market_row
+from operators.modes import LIVE, lane_of
 from operators.naming import Naming
 from operators.records import (
     DQ_OK,
@@ -223,11 +223,13 @@ class Context:
         )
 
     def _is_heard(self, state: ContextState, row: Row, candidate: Candidate) -> bool:
-        """Tell whether a candidate passed the gates, its detector may speak for the asset, and its
+        """Tell whether a candidate passed the gates, its detector is live on the asset, and its
         trigger holds with the threshold of the asset's tier."""
         detector = self._detectors[candidate.detector_id]
         uid, canary = row.asset_uid, self._packs.canary
-        if candidate.gate is not None or silenced(detector, canary, uid, row.symbol) is not None:
+        if candidate.gate is not None or not detector.enabled:
+            return False
+        if lane_of(detector, canary, uid, row.symbol) != LIVE:
             return False
         return holds_in_tier(detector, row, tier_of(state.tiers, uid), self._naming)
 

@@ -8,7 +8,6 @@ counts here, and the asset's own after the join.  Build plan 5.6, 8.7, 9; design
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable
 
 import msgspec
@@ -17,7 +16,7 @@ from operators import ledger
 from operators.naming import Naming
 from operators.records import DQ_OK, Candidate, Columns, Row, RowItem
 from packs.loader import MARKET_CLASSES, Detector, Packs
-from packs.schema import TIMEFRAMES, Canary
+from packs.schema import TIMEFRAMES
 
 FLAG_PREFIX = "is_"
 
@@ -95,29 +94,6 @@ def is_evaluated(detector: Detector) -> bool:
 def is_of_assets(detector: Detector) -> bool:
     """Tell whether a detector is evaluated on the rows of assets."""
     return is_evaluated(detector) and detector.event_class not in MARKET_CLASSES
-
-
-def silenced(detector: Detector, canary: Canary, asset_uid: int, symbol: str) -> str | None:
-    """Return why a detector may not speak for an asset whatever it finds, None if it may.
-
-    A canary is heard for the coins on the pack's list and for a stable percentage of all assets,
-    by a hash of the asset's id.
-    """
-    if not detector.enabled:
-        return ledger.DISABLED
-    if detector.mode == "shadow":
-        return ledger.MODE
-    if detector.mode == "canary" and not is_canary(canary, asset_uid, symbol):
-        return ledger.CANARY
-    return None
-
-
-def is_canary(canary: Canary, asset_uid: int, symbol: str) -> bool:
-    """Tell whether an asset is among those that hear detectors in mode canary (plan 19.2)."""
-    if symbol in canary.coins:
-        return True
-    digest = hashlib.sha256(str(asset_uid).encode()).digest()
-    return int.from_bytes(digest[:8], "big") % 100 < canary.percent
 
 
 def candidate_of(detector: Detector, columns: Columns, row: Row, naming: Naming) -> Candidate:

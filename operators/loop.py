@@ -10,6 +10,7 @@ from operators.budget import Budget
 from operators.context import Context
 from operators.detect import Detect
 from operators.feed import Item
+from operators.modes import Run
 from operators.normalize import Normalize
 from operators.records import BarItem, MarketPhase, Published, RowItem
 from operators.score import Score
@@ -19,13 +20,13 @@ from packs.loader import Packs
 class Loop:
     """Drives every step in one thread, in the order of the flow."""
 
-    def __init__(self, packs: Packs, producer: str) -> None:
+    def __init__(self, packs: Packs, producer: str, run: Run | None = None) -> None:
         self._assemble = Assemble(packs.features)
         self._normalize = Normalize(packs)
         self._detect = Detect(packs)
         self._context = Context(packs)
         self._score = Score(packs, producer)
-        self._budget = Budget(packs)
+        self._budget = Budget(packs, run)
         self._assets: dict[int, Any] = {}
         self._rows: dict[int, Any] = {}
         self._scores: dict[int, Any] = {}

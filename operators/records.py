@@ -207,7 +207,7 @@ class Draft(msgspec.Struct, frozen=True):
     """A scored event before the cross-asset budget; `payload` is the contract's JSON object.
 
     direction : of the price over the detector's window, 1 up, -1 down, 0 unmoved or unknown.
-    revision : of the row.
+    revision : of the row. shadow : for the shadow topic, by the detector's mode.
     """
 
     asset_uid: int
@@ -217,6 +217,7 @@ class Draft(msgspec.Struct, frozen=True):
     payload: dict[str, Any]
     direction: int = 0
     revision: int = 0
+    shadow: bool = False
 
 
 class Suppression(msgspec.Struct, frozen=True):
@@ -254,13 +255,15 @@ class ScoredItem(msgspec.Struct, frozen=True):
 class Published(msgspec.Struct, frozen=True):
     """A phase's events and suppressions, complete and in order.
 
-    dead : events that broke the contract; each has a suppression too.
+    dead : events that broke the contract; each has a suppression too. shadow : events for the
+    shadow topic, of detectors or of a run that nobody shall act on yet.
     """
 
     phase: Phase
     events: tuple[dict[str, Any], ...]
     suppressed: tuple[Suppression, ...]
     dead: tuple[DeadLetter, ...] = ()
+    shadow: tuple[dict[str, Any], ...] = ()
 
 
 class Change(msgspec.Struct, frozen=True):

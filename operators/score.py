@@ -2,7 +2,8 @@
 
 Rules of this file: every candidate ends as a draft or as a suppression with one reason; the key is
 (class, timeframe) of an asset; the threshold is checked before debounce; of several candidates of a
-key in one bar the most severe speaks for the others; a detector that fires nearly every minute for
+key in one bar the most severe speaks for the others; the live and the shadow lane (operators/modes)
+have keys and budgets of their own; a detector that fires nearly every minute for
 long has met a new level, not an event, and is muted until it falls silent; time is exchange time
 between bar labels (design D12).  Build plan 10; numerics 9.
 """
@@ -14,9 +15,10 @@ from functools import partial
 import msgspec
 
 from operators import ledger
-from operators.detect import candidates_on, is_of_assets, silenced
+from operators.detect import candidates_on, is_of_assets
 from operators.events import WINDOW_SEC, draft_event
 from operators.formulas import severity as formula
+from operators.modes import LIVE, SHADOW, Lane, lane_of
 from operators.naming import Naming
 from operators.records import (
     MARKET_UID,
@@ -78,6 +80,7 @@ class Scored(msgspec.Struct, frozen=True):
     detector: Detector
     candidate: Candidate
     severity: int
+    lane: Lane = LIVE
 
 
 class Score:
@@ -146,11 +149,12 @@ class Score:
         candidates: list[Candidate],
         suppressed: list[Suppression],
     ) -> list[Scored]:
-        """Rate candidates and drop those that gate, membership, mode, tier or threshold forbid."""
+        """Rate candidates and drop those that gate, membership, tier or threshold forbid."""
         survivors = []
         for candidate in candidates:
             detector = self._detectors[candidate.detector_id]
-            novelty = self._novelty(state, detector, row)
+            lane = lane_of(detector, self._packs.canary, row.asset_uid, row.symbol)
+            novelty = self._novelty(state, detector, lane, row)
             severity = rate(
                 self._packs.scoring,
                 detector,
@@ -165,7 +169,7 @@ class Score:
                 if severity < detector.publish_threshold:
                     reason = ledger.BELOW_THRESHOLD
             if reason is None:
-                survivors.append(Scored(detector, candidate, severity))
+                survivors.append(Scored(detector, candidate, severity, lane))
             else:
                 suppressed.append(_suppression(row, candidate.detector_id, reason, severity))
         return survivors
@@ -177,9 +181,8 @@ class Score:
             return candidate.gate
         if not (columns["is_in_universe"] or columns["is_hot"]):
             return ledger.NOT_MEMBER
-        silent = silenced(detector, self._packs.canary, row.asset_uid, row.symbol)
-        if silent is not None:
-            return silent
+        if not detector.enabled:
+            return ledger.DISABLED
         return None if holds_in_tier(detector, row, tier, self._naming) else ledger.BELOW_THRESHOLD
 
     # --- level shifts ------------------------------------------------------------------------
@@ -252,9 +255,9 @@ class Score:
 
     # --- novelty, cooldown, budget -----------------------------------------------------------
 
-    def _novelty(self, state: ScoreState, detector: Detector, row: Row) -> float:
+    def _novelty(self, state: ScoreState, detector: Detector, lane: Lane, row: Row) -> float:
         scoring = self._packs.scoring
-        last = state.emissions.get(_key(detector, row.tf))
+        last = state.emissions.get(_key(detector.event_class, row.tf, lane))
         flipped = last is not None and last.subtype != detector.subtype
         if last is None or (flipped and scoring.subtype_change_resets_novelty):
             dt_s = None
@@ -289,7 +292,7 @@ class Score:
                 _suppression(row, best.detector.detector_id, ledger.COOLDOWN, best.severity)
             )
             return
-        if not self._within_budget(state, best.detector.event_class, row, item.tier):
+        if not self._within_budget(state, best, row, item.tier):
             suppressed.append(
                 _suppression(row, best.detector.detector_id, ledger.BUDGET_SYMBOL, best.severity)
             )
@@ -320,6 +323,7 @@ class Score:
                 payload,
                 _direction(detector, row, self._naming),
                 row.revision,
+                best.lane == SHADOW,
             )
         )
 
@@ -336,16 +340,16 @@ class Score:
     def _is_stronger(self, scored: Scored, last_severity: int) -> bool:
         return scored.severity >= last_severity * (1.0 + self._packs.scoring.reemit_growth)
 
-    def _within_budget(
-        self, state: ScoreState, event_class: EventClass, row: Row, tier: str
-    ) -> bool:
+    def _within_budget(self, state: ScoreState, scored: Scored, row: Row, tier: str) -> bool:
+        event_class = scored.detector.event_class
         if state.spent_at_ms != row.exchange_ts_ms:
             state.spent_at_ms, state.spent = row.exchange_ts_ms, {}
-        spent = state.spent.get(event_class, 0)
+        account = _in_lane(event_class, scored.lane)
+        spent = state.spent.get(account, 0)
         allowed = self._budgets[tier].get(event_class)
         if allowed is not None and spent >= allowed:
             return False
-        state.spent[event_class] = spent + 1
+        state.spent[account] = spent + 1
         return True
 
     def _emission(self, state: ScoreState, key: str, scored: Scored, row: Row) -> Emission:
@@ -437,14 +441,20 @@ def _direction(detector: Detector, row: Row, naming: Naming) -> int:
     return 1 if value > 0.0 else -1
 
 
-def _key(detector: Detector, tf: str) -> str:
-    return f"{detector.event_class}:{tf}"
+def _key(event_class: EventClass, tf: str, lane: Lane) -> str:
+    return _in_lane(f"{event_class}:{tf}", lane)
+
+
+def _in_lane(name: str, lane: Lane) -> str:
+    """Return the name of an account in a lane; live ones have the plain name."""
+    return name if lane == LIVE else f"{name}:{lane}"
 
 
 def _by_key(survivors: list[Scored], tf: str) -> dict[str, list[Scored]]:
     groups: dict[str, list[Scored]] = {}
     for scored in survivors:
-        groups.setdefault(_key(scored.detector, tf), []).append(scored)
+        key = _key(scored.detector.event_class, tf, scored.lane)
+        groups.setdefault(key, []).append(scored)
     return groups
 
 

@@ -48,7 +48,7 @@ from dataflows.connectors.embedded_postgres import PostgresError
 from dataflows.connectors.migrate import MigrationError
 from dataflows.connectors.source import CHUNK_LINES
 from dataflows.live import Sinks
-from dataflows.replay import Summary, replay
+from dataflows.replay import REPLAY, Summary, replay
 from fixtures.market import Scenario, default_assets, demo_scenario, truth
 from packs.loader import Packs, load_packs
 
@@ -208,7 +208,7 @@ def _database(
     if not wanted:
         yield use, None
         return
-    database = Database(directory, packs=packs)
+    database = Database(directory, packs=packs, run=REPLAY)
     try:
         server = server_of(directory, quiet=True)
         use.home, use.running = str(server.home), server.pid() is not None

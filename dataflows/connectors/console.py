@@ -97,6 +97,8 @@ class MinutePrinter:
     def _print_events(self, published: Published) -> None:
         for event in published.events:
             self._console.print(event_line(event))
+        for event in published.shadow:
+            self._console.print(event_line(event, shadow=True))
 
 
 def minute_line(minute_ms: int, market: MarketPhase | None, published: Published | None) -> Text:
@@ -110,8 +112,11 @@ def minute_line(minute_ms: int, market: MarketPhase | None, published: Published
     return line
 
 
-def event_line(event: Mapping[str, Any]) -> Text:
-    """Return an event's time, severity, asset, detector and the features that tell most."""
+def event_line(event: Mapping[str, Any], *, shadow: bool = False) -> Text:
+    """Return an event's time, severity, asset, detector and the features that tell most.
+
+    shadow : say that it went to the shadow topic.
+    """
     severity = int(event["severity"])
     style = "bold red" if severity >= _SEVERE else "bold yellow" if severity >= _STRONG else "bold"
     line = Text(f"{event['exchange_ts']}  ", style="dim")
@@ -122,6 +127,8 @@ def event_line(event: Mapping[str, Any]) -> Text:
     for name in _SHOWN:
         if features.get(name) is not None:
             line.append(f"  {name} {features[name]:.4g}", "dim")
+    if shadow:
+        line.append("  shadow", "magenta")
     return line
 
 

@@ -29,6 +29,7 @@ from dataflows.connectors.postgres import (
 )
 from dataflows.connectors.registry import write_packs, write_registry
 from dataflows.connectors.retention import keep_house
+from operators.modes import Run
 from packs.loader import Packs
 from packs.schema import FeaturePack
 
@@ -42,7 +43,8 @@ class Database:
     all of them into the registries.
 
     data_dir : where the embedded server keeps its data. schema : a replay writes into its own.
-    packs : what the run is configured with; None writes the columns alone.
+    packs : what the run is configured with; None writes the columns alone. run, environment : how
+    and where it publishes, noted with them.
     retain : once a day of labels, make the months ahead and drop what is older than it is kept.
     say : is told, in one line, what could not be done.
     """
@@ -55,6 +57,8 @@ class Database:
         schema: str = "public",
         clock: Clock | None = None,
         packs: Packs | None = None,
+        run: Run | None = None,
+        environment: str | None = None,
         retain: bool = False,
         say: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
     ) -> None:
@@ -63,6 +67,8 @@ class Database:
         self._schema = schema
         self._clock = clock or SystemClock()
         self._packs = packs
+        self._run = run or Run()
+        self._environment = environment
         self._retain = retain
         self._say = say
         self._lock = Lock()
@@ -138,7 +144,14 @@ class Database:
 
     def _write_registries(self, dsn: str, features: FeaturePack) -> None:
         if self._packs is not None and self._packs.features is features:
-            write_packs(dsn, self._schema, self._packs, now_ms=self._now_ms())
+            write_packs(
+                dsn,
+                self._schema,
+                self._packs,
+                now_ms=self._now_ms(),
+                run=self._run,
+                environment=self._environment,
+            )
         else:
             write_registry(dsn, self._schema, features, now_ms=self._now_ms())
 

@@ -282,9 +282,12 @@ def _text(error: KafkaException) -> str:
 
 
 class _Events(StatefulSinkPartition[Published, None]):
-    def __init__(self, publisher: Publisher, topic: str, dlq: str, replay_of: bool) -> None:
+    def __init__(
+        self, publisher: Publisher, topic: str, shadow: str | None, dlq: str, replay_of: bool
+    ) -> None:
         self._publisher = publisher
         self._topic = topic
+        self._shadow = shadow
         self._dlq = dlq
         self._replay_of = replay_of
 
@@ -301,6 +304,9 @@ class _Events(StatefulSinkPartition[Published, None]):
         for item in values:
             for event in item.events:
                 yield event_record(self._topic, event, replay_of=self._replay_of)
+            if self._shadow is not None:
+                for event in item.shadow:
+                    yield event_record(self._shadow, event, replay_of=self._replay_of)
             for dead in item.dead:
                 yield dead_record(self._dlq, dead, self._topic)
 
@@ -308,12 +314,22 @@ class _Events(StatefulSinkPartition[Published, None]):
 class KafkaEventsSink(OnePartitionSink[Published, None]):
     """Publishes events to `topic` and dead letters to `dlq`; items are ("0", Published).
 
-    replay_of : mark the events as made again (the replay topic).
+    shadow : topic of the shadow events; None: they are not published (a replay). replay_of : mark
+    the events as made again (the replay topic).
     """
 
-    def __init__(self, bus: Bus, topic: str, dlq: str, *, replay_of: bool = False) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        topic: str,
+        dlq: str,
+        *,
+        shadow: str | None = None,
+        replay_of: bool = False,
+    ) -> None:
         self._bus = bus
         self.topic = topic
+        self.shadow = shadow
         self.dlq = dlq
         self._replay_of = replay_of
 
@@ -321,5 +337,7 @@ class KafkaEventsSink(OnePartitionSink[Published, None]):
         self, step_id: str, for_part: str, resume_state: None
     ) -> StatefulSinkPartition[Published, None]:
         if self._bus.make_topics:
-            self._bus.ensure_topics((self.topic, self.dlq))
-        return _Events(self._bus.publisher(), self.topic, self.dlq, self._replay_of)
+            shadow = () if self.shadow is None else (self.shadow,)
+            self._bus.ensure_topics((self.topic, *shadow, self.dlq))
+        publisher = self._bus.publisher()
+        return _Events(publisher, self.topic, self.shadow, self.dlq, self._replay_of)

@@ -167,7 +167,7 @@ _DEAD_LETTER = {
 
 
 MARKET_TABLES = ("features_snapshot", "market_snapshot", *_AUDITS)
-EVENT_TABLES = ("anomaly_event", "suppression", "dead_letter")
+EVENT_TABLES = ("anomaly_event", "shadow_event", "suppression", "dead_letter")
 GAP_TABLES = ("gap",)
 
 
@@ -242,9 +242,14 @@ def _label(exchange_ts_ms: int) -> datetime:
 
 
 class Table:
-    """A table as the writer sees it: columns with SQL types in copy order, its key, its texts."""
+    """A table as the writer sees it: columns with SQL types in copy order, its key, its texts.
 
-    def __init__(self, name: str, types: Mapping[str, str], key: tuple[str, ...]) -> None:
+    merge : name of the text that merges into it, if it is that of another table.
+    """
+
+    def __init__(
+        self, name: str, types: Mapping[str, str], key: tuple[str, ...], merge: str | None = None
+    ) -> None:
         self.name = name
         self.types = types
         self.key = key
@@ -259,7 +264,7 @@ class Table:
         }
         self.staging = query("create_staging").format(**names)
         self.copy = query("copy_staging").format(**names)
-        self.merge = query(f"merge_{name}").format(**names)
+        self.merge = query(f"merge_{merge or name}").format(**names)
 
     def name_of(self, record: Record) -> str:
         """Return the key of a record, for messages."""
@@ -301,6 +306,7 @@ def tables_of(columns: Mapping[str, str]) -> dict[str, Table]:
         Table("features_snapshot", rows, ("asset_uid", *minute)),
         Table("market_snapshot", {**_LABEL, **FRAME_COLUMNS}, minute),
         Table("anomaly_event", events, ("event_id",)),
+        Table("shadow_event", events, ("event_id",), merge="anomaly_event"),
         Table(
             "suppression",
             {**_ASSET, **_LABEL, **verdict},
@@ -507,12 +513,21 @@ class PostgresWriter:
                 self._daily(label_ms)
 
     def write_published(self, published: Iterable[Published]) -> None:
-        """Insert events, suppressions and dead letters of some phases, in one transaction."""
+        """Insert events, shadow events, suppressions and dead letters of some phases, in one
+        transaction."""
         published = list(published)
         events = [_event_record(e, self._replay_of) for item in published for e in item.events]
+        shadow = [_event_record(e, self._replay_of) for item in published for e in item.shadow]
         suppressed = [_suppression_record(s) for item in published for s in item.suppressed]
         dead = [_dead_record(d, item.phase.minute_ms) for item in published for d in item.dead]
-        self._write({"anomaly_event": events, "suppression": suppressed, "dead_letter": dead})
+        self._write(
+            {
+                "anomaly_event": events,
+                "shadow_event": shadow,
+                "suppression": suppressed,
+                "dead_letter": dead,
+            }
+        )
 
     def write_gaps(self, feed: str, holes: Iterable[Hole]) -> None:
         """Upsert holes of a recording, in one transaction; the one before its first line is none.
@@ -683,7 +698,7 @@ class PostgresMarketSink(OnePartitionSink[MarketPhase, None]):
 
 
 class PostgresEventSink(OnePartitionSink[Published, None]):
-    """Stores events, suppressions and dead letters; items are ("0", Published)."""
+    """Stores events, shadow events, suppressions and dead letters; items are ("0", Published)."""
 
     def __init__(self, open_writer: Callable[[], PostgresWriter]) -> None:
         self._open_writer = open_writer

@@ -15,6 +15,7 @@ from psycopg.types.json import Jsonb
 
 from dataflows.connectors.migrate import Connection, open_session, query
 from operators.lattice import iso
+from operators.modes import Run
 from packs.loader import Detector, Packs
 from packs.schema import FeaturePack, RegisteredColumn, UniversePolicy
 
@@ -34,11 +35,20 @@ _DETECTORS = _Registry("detector_registry", ("detector_id", "version"))
 _POLICIES = _Registry("universe_registry", ("universe_policy_rev",))
 
 
-def write_packs(dsn: str, schema: str, packs: Packs, *, now_ms: int) -> int:
+def write_packs(
+    dsn: str,
+    schema: str,
+    packs: Packs,
+    *,
+    now_ms: int,
+    run: Run | None = None,
+    environment: str | None = None,
+) -> int:
     """Bring all registries of a migrated schema up to the packs, return how many rows changed.
 
-    A line is added to `config_audit` when the newest there has another configuration.
-    now_ms : as in `write_registry`.
+    A line is added to `config_audit` when the newest there has another configuration, run or
+    environment. now_ms : as in `write_registry`. run : how events are published. environment :
+    where, such as `staging`.
     """
     detectors = [_detector_row(d, packs.detector_pack, now_ms) for d in packs.detectors]
     with open_session(dsn, schema) as connection, connection.transaction():
@@ -47,7 +57,7 @@ def write_packs(dsn: str, schema: str, packs: Packs, *, now_ms: int) -> int:
         changed += _write(connection, _DETECTORS, detectors)
         changed += _deprecate(connection, _DETECTORS, packs.detector_pack, detectors, now_ms)
         changed += _write(connection, _POLICIES, [_policy_row(packs.universe, now_ms)])
-        return changed + _write_config(connection, packs, now_ms)
+        return changed + _write_config(connection, packs, run or Run(), environment, now_ms)
 
 
 def write_registry(dsn: str, schema: str, features: FeaturePack, *, now_ms: int) -> int:
@@ -99,16 +109,21 @@ def _deprecate(
     ).rowcount
 
 
-def _write_config(connection: Connection, packs: Packs, now_ms: int) -> int:
-    """Add a line when another configuration ran last."""
+def _write_config(
+    connection: Connection, packs: Packs, run: Run, environment: str | None, now_ms: int
+) -> int:
+    """Add a line when what ran last was configured otherwise."""
     now = {
         "config_hash": packs.config_hash,
         "feature_pack": packs.feature_pack,
         "detector_pack": packs.detector_pack,
         "universe_policy_rev": packs.universe.universe_policy_rev,
+        "environment": environment,
+        "run_mode": run.mode,
+        "emit_events": run.emit_events,
     }
     newest = connection.execute(query("newest_config")).fetchone()
-    if newest is not None and newest[0] == packs.config_hash:
+    if newest == tuple(now.values()):
         return 0
     before = dict(zip(now, newest or (None,) * len(now), strict=True))
     diff = {

@@ -152,6 +152,7 @@ _MARKET: Mapping[str, Take[MarketPhase]] = {
 }
 _PUBLISHED: Mapping[str, Take[Published]] = {
     "events": lambda item: map(event_json, item.events),
+    "shadow": lambda item: map(event_json, item.shadow),
     "suppressed": lambda item: map(suppression_json, item.suppressed),
     "dlq": lambda item: map(dead_json, item.dead),
 }
@@ -171,9 +172,11 @@ class RowsAndFramesSink(LinesSink[MarketPhase]):
 
 
 class EventsSink(LinesSink[Published]):
-    """Appends events, suppressions and dead letters to a file each; items are ("0", Published).
+    """Appends events, shadow events, suppressions and dead letters to a file each; items are
+    ("0", Published).
 
-    paths : by product, `events`, `suppressed` and `dlq`; what has no path is not written here.
+    paths : by product, `events`, `shadow`, `suppressed` and `dlq`; what has no path is not written
+    here.
     """
 
     def __init__(self, paths: Mapping[str, Path], *, append: bool) -> None:

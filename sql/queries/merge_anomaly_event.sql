@@ -1,4 +1,4 @@
 -- An event never changes: its id is derived from its content.
-insert into anomaly_event ({columns})
+insert into {table} ({columns})
 select {columns} from {staging}
 on conflict (event_id) do nothing

@@ -61,7 +61,7 @@ grant select on gap, feature_registry, detector_registry, universe_registry, con
 to alpha_builder;
 
 -- Events, which never change, and what was held back.
-grant select, insert on anomaly_event, dead_letter to alpha_detector;
+grant select, insert on anomaly_event, shadow_event, dead_letter to alpha_detector;
 grant select, insert, update on suppression to alpha_detector;
 grant select on
   features_snapshot, market_snapshot, baseline_state,
@@ -71,7 +71,8 @@ to alpha_detector;
 
 -- Reads everything; adds, and says where things stand, but takes nothing back and publishes nothing.
 grant select on
-  features_snapshot, market_snapshot, anomaly_event, suppression, dead_letter, gap, baseline_state,
+  features_snapshot, market_snapshot, anomaly_event, shadow_event, suppression, dead_letter,
+  gap, baseline_state,
   universe_audit, universe_deferral, hotlist_move, hotlist_state, tier_move,
   feature_registry, detector_registry, universe_registry, config_audit,
   curator_runs, insights, config_proposals, replay_results

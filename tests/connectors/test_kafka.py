@@ -190,6 +190,19 @@ def test_a_replay_says_so_and_keeps_its_ids(kafka_server: Any, topic_suffix: str
     assert "replay_of" not in PINNED[0]["provenance"]
 
 
+def test_shadow_events_go_to_their_own_topic(kafka_server: Any, topic_suffix: str) -> None:
+    """As they would have been published; a sink without that topic leaves them to the files."""
+    names, bus = topic_names(topic_suffix), bus_of(kafka_server)
+    item = published(PINNED[0], shadow=tuple(PINNED[1:]))
+    for shadow in (names.shadow, None):
+        part = KafkaEventsSink(bus, names.live, names.dlq, shadow=shadow).build_part("e", "0", None)
+        part.write_batch([item])
+        part.close()
+    assert ids(read(kafka_server.bootstrap, names.live)) == [PINNED[0]["event_id"]] * 2
+    found = {m.value() for m in read(kafka_server.bootstrap, names.shadow)}
+    assert found == {event_json(payload) for payload in PINNED[1:]}
+
+
 def test_dead_letters_go_to_their_own_topic(kafka_server: Any, topic_suffix: str) -> None:
     """With where they were meant to go; the key is empty where the asset is not known."""
     names = topic_names(topic_suffix)
@@ -483,7 +496,11 @@ def test_the_live_flow_publishes_to_kafka_where_it_is_given(tmp_path: Path) -> N
     assert sorted(published_to) == ["console", "kafka", "suppressed"]
     sink = published_to["kafka"]
     assert isinstance(sink, KafkaEventsSink)
-    assert (sink.topic, sink.dlq) == ("alpha.events.v0.staging", "alpha.events.dlq.staging")
+    assert (sink.topic, sink.shadow, sink.dlq) == (
+        "alpha.events.v0.staging",
+        "alpha.events.shadow.v0.staging",
+        "alpha.events.dlq.staging",
+    )
 
 
 def test_suppressions_alone_go_to_their_file(tmp_path: Path) -> None:

@@ -234,6 +234,18 @@ def test_schema_of_its_own(place: Place, pack_columns: dict[str, str]) -> None:
     assert stored(place, "features_snapshot") == stored(place, "anomaly_event") == []
 
 
+def test_shadow_events_have_a_table_of_their_own(writer: PostgresWriter, place: Place) -> None:
+    """The same columns and bytes; nobody who reads events meets them."""
+    phase = Phase(T_MS, False, 1, T_MS + 1500)
+    item = Published(phase, (event(uid=6),), (), shadow=(event(), event(uid=7)))
+    writer.write_published([item])
+    writer.write_published([item])
+    assert [line["asset_uid"] for line in stored(place, "anomaly_event")] == [6]
+    found = {line["asset_uid"]: line for line in stored(place, "shadow_event")}
+    assert sorted(found) == [5, 7]
+    assert found[5]["payload_bytes"] == event_json(event())
+
+
 def test_events_are_stored_once_with_their_exact_bytes(
     writer: PostgresWriter, place: Place
 ) -> None:

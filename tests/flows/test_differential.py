@@ -120,6 +120,7 @@ def test_differential_the_plain_loop_equals_the_engine(
                     texts["audit"] += audit_json(output)
                 else:
                     texts["events"] += map(event_json, output.events)
+                    texts["shadow"] += map(event_json, output.shadow)
                     texts["suppressed"] += map(suppression_json, output.suppressed)
                     texts["dlq"] += map(dead_json, output.dead)
     joined = [b"".join(line + b"\n" for line in texts[name]) for name in PRODUCTS]

@@ -19,9 +19,11 @@ import pytest
 from operators import ledger
 from operators.budget import Budget, BudgetState
 from operators.contract import fault_of
-from operators.detect import Detect, is_canary
+from operators.detect import Detect
 from operators.lattice import MINUTE_MS, iso
 from operators.marketwide import Marketwide, market_row
+from operators.modes import Run, is_canary
+from operators.publish import event_json
 from operators.records import (
     MARKET_UID,
     Candidate,
@@ -551,9 +553,9 @@ def candidates(packs: Packs, columns: Columns) -> dict[str, Candidate]:
 class Way:
     """Detect, Score and Budget of one asset and the market."""
 
-    def __init__(self, packs: Packs) -> None:
+    def __init__(self, packs: Packs, run: Run | None = None) -> None:
         self.packs = packs
-        self.score, self.budget = Score(packs, "alpha-detector@test"), Budget(packs)
+        self.score, self.budget = Score(packs, "alpha-detector@test"), Budget(packs, run)
         self.states: dict[int, ScoreState] = {0: ScoreState(), MARKET_UID: ScoreState()}
         self.total: BudgetState = self.budget.initial()
 
@@ -779,21 +781,40 @@ def test_a_frame_of_poor_quality_silences_the_market(
     assert (published.events, set(reasons(published))) == ((), {"dq"})
 
 
-SILENCED: dict[str, tuple[dict[str, Any], str]] = {
-    "disabled": ({"enabled": False}, "disabled"),
-    "shadow": ({"mode": "shadow"}, "mode"),
-    "canary": ({"mode": "canary"}, "canary"),
-}
-
-
-@pytest.mark.parametrize("how", SILENCED)
 @every_detector
-def test_a_detector_that_may_not_speak_is_watched(name: str, detector_id: str, how: str) -> None:
+def test_a_disabled_detector_is_watched(name: str, detector_id: str) -> None:
     """Its candidates are found, rated and suppressed with the reason why."""
-    changes, reason = SILENCED[how]
     strong = {**LOUD, **SCORES[detector_id][0]}
-    published = Way(alone(name, detector_id, **changes)).at(0, strong)
-    assert (published.events, reasons(published)) == ((), [reason])
+    published = Way(alone(name, detector_id, enabled=False)).at(0, strong)
+    assert (published.events, published.shadow) == ((), ())
+    assert reasons(published) == ["disabled"]
+
+
+@pytest.mark.parametrize("mode", ["shadow", "canary"])
+@every_detector
+def test_a_detector_on_trial_speaks_in_shadow(name: str, detector_id: str, mode: str) -> None:
+    """What it says is, to the byte, what it would have said live, without an incident."""
+    strong = {**LOUD, **SCORES[detector_id][0]}
+    published = Way(alone(name, detector_id, mode=mode)).at(0, strong)
+    assert (published.events, reasons(published)) == ((), [])
+    live = event_of(name, detector_id)
+    live.pop("incident_id", None)
+    assert [event_json(e) for e in published.shadow] == [event_json(live)]
+
+
+HELD_BACK = {"dry_run": Run("dry_run"), "kill_switch": Run("prod", emit_events=False)}
+
+
+@pytest.mark.parametrize("reason", HELD_BACK)
+@every_detector
+def test_a_run_that_publishes_nothing(name: str, detector_id: str, reason: str) -> None:
+    """Neither live nor in shadow: each candidate is on record with its severity."""
+    strong = {**LOUD, **SCORES[detector_id][0]}
+    for mode in ("live", "shadow"):
+        packs = alone(name, detector_id, mode=mode)
+        published = Way(packs, HELD_BACK[reason]).at(0, strong)
+        assert (published.events, published.shadow, reasons(published)) == ((), (), [reason])
+        assert published.suppressed[0].severity == event_of(name, detector_id)["severity"]
 
 
 @every_detector
@@ -869,8 +890,8 @@ def test_an_event_that_breaks_the_contract_is_a_dead_letter(name: str) -> None:
 
 def test_every_reason_is_met_here() -> None:
     """Those of the ledger are those of the tests above."""
-    met = {reason for _, reason in (*GATES.values(), *SILENCED.values())}
-    met |= {"below_threshold", "cooldown", "coalesced", "contract"}
+    met = {reason for _, reason in GATES.values()} | HELD_BACK.keys()
+    met |= {"disabled", "below_threshold", "cooldown", "coalesced", "contract"}
     assert met | {"budget_symbol", "budget_global"} == ledger.MEANINGS.keys()
 
 
@@ -881,8 +902,6 @@ _ORDER: list[tuple[str, Callable[[Packs], Packs], Columns]] = [
     ("illiquid", lambda p: p, {"illiquidity_hit": True}),
     ("not_member", lambda p: p, {"is_in_universe": False}),
     ("disabled", lambda p: changed(p, enabled=False), {}),
-    ("mode", lambda p: changed(p, mode="shadow"), {}),
-    ("canary", lambda p: changed(p, mode="canary"), {}),
     ("below_threshold", lambda p: changed(p, publish_threshold=100.5), {}),
 ]
 
@@ -919,9 +938,10 @@ def with_canary(coins: tuple[str, ...] = (), percent: int = 0) -> Packs:
 def test_a_canary_is_heard_where_the_pack_says(
     coins: tuple[str, ...], percent: int, heard: bool
 ) -> None:
-    """For the coins it lists and for a share of all assets (build plan 19.2)."""
+    """For the coins it lists and for a share of all assets (build plan 19.2), else in shadow."""
     published = Way(with_canary(coins, percent)).at(0, LOUD)
-    assert (len(published.events), reasons(published)) == ((1, []) if heard else (0, ["canary"]))
+    assert (len(published.events), len(published.shadow)) == ((1, 0) if heard else (0, 1))
+    assert reasons(published) == []
 
 
 def test_a_larger_share_keeps_the_assets_of_a_smaller_one() -> None:
