@@ -204,7 +204,8 @@ class Context:
                 if not self._is_heard(state, row, candidate):
                     continue
                 detector = self._detectors[candidate.detector_id]
-                severity = rate(self._packs.scoring, detector, candidate, row, shocks, novelty=0.0)
+                scoring = self._packs.scoring
+                severity = rate(scoring, detector, candidate, row, shocks, novelty=0.0).severity
                 if universe.is_hot_enough(severity, detector.subtype, self._policy):
                     known = found.get(row.asset_uid, (-1, ""))
                     found[row.asset_uid] = max(known, (severity, detector.subtype))

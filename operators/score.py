@@ -83,6 +83,16 @@ class Scored(msgspec.Struct, frozen=True):
     lane: Lane = LIVE
 
 
+class Rating(msgspec.Struct, frozen=True, gc=False):
+    """A severity, 0 to 100, and the terms of its raw score that are no inputs."""
+
+    severity: int
+    raw: float
+    breadth: float
+    novelty: float
+    penalty: float
+
+
 class Score:
     """`ScoreItem` in, `ScoredItem` out, one asset at a time."""
 
@@ -154,15 +164,15 @@ class Score:
         for candidate in candidates:
             detector = self._detectors[candidate.detector_id]
             lane = lane_of(detector, self._packs.canary, row.asset_uid, row.symbol)
-            novelty = self._novelty(state, detector, lane, row)
+            last = state.emissions.get(_key(detector.event_class, row.tf, lane))
             severity = rate(
                 self._packs.scoring,
                 detector,
                 candidate,
                 row,
                 frame.columns["shock_count_5s"],
-                novelty=novelty,
-            )
+                novelty=novelty(self._packs.scoring, detector, last, row.exchange_ts_ms),
+            ).severity
             reason = self._bar(detector, candidate, row, item.tier)
             if reason is None:
                 self._extend_run(state, detector, row)
@@ -216,7 +226,8 @@ class Score:
         for scored in survivors:
             key = _run_key(scored.detector, row.tf)
             run = state.runs[key]
-            if run.muted and run.severity and self._is_stronger(scored, run.severity):
+            louder = is_stronger(self._packs.scoring, scored.severity, run.severity)
+            if run.muted and run.severity and louder:
                 run = state.runs[key] = Run(row.exchange_ts_ms, row.exchange_ts_ms)
             began = not run.muted and _is_level_shift(run, row.tf, least)
             run.muted = run.muted or began
@@ -253,22 +264,7 @@ class Score:
                 )
         return notes
 
-    # --- novelty, cooldown, budget -----------------------------------------------------------
-
-    def _novelty(self, state: ScoreState, detector: Detector, lane: Lane, row: Row) -> float:
-        scoring = self._packs.scoring
-        last = state.emissions.get(_key(detector.event_class, row.tf, lane))
-        flipped = last is not None and last.subtype != detector.subtype
-        if last is None or (flipped and scoring.subtype_change_resets_novelty):
-            dt_s = None
-        else:
-            dt_s = (row.exchange_ts_ms - last.at_ms) / 1000
-        model = (
-            formula.novelty_recovering
-            if scoring.novelty == RECOVERING
-            else formula.novelty_decaying
-        )
-        return model(dt_s=dt_s, boost=scoring.novelty_boost, half_life_s=detector.half_life_s)
+    # --- cooldown and budget -----------------------------------------------------------------
 
     def _decide(
         self,
@@ -287,7 +283,8 @@ class Score:
         suppressed += [
             _suppression(row, s.detector.detector_id, ledger.COALESCED, s.severity) for s in others
         ]
-        if not self._may_emit(state, key, best, row):
+        scoring, last = self._packs.scoring, state.emissions.get(key)
+        if not may_emit(scoring, best.detector, best.severity, last, row.exchange_ts_ms):
             suppressed.append(
                 _suppression(row, best.detector.detector_id, ledger.COOLDOWN, best.severity)
             )
@@ -297,8 +294,8 @@ class Score:
                 _suppression(row, best.detector.detector_id, ledger.BUDGET_SYMBOL, best.severity)
             )
             return
-        emission = self._emission(state, key, best, row)
-        state.emissions[key] = emission
+        made = emission(last, best.detector, best.severity, row.exchange_ts_ms)
+        state.emissions[key] = made
         state.runs[_run_key(best.detector, row.tf)].severity = best.severity
         payload = draft_event(
             packs=self._packs,
@@ -310,7 +307,7 @@ class Score:
             frame=frame,
             detector=best.detector,
             severity=best.severity,
-            first_seen_ms=emission.first_seen_ms,
+            first_seen_ms=made.first_seen_ms,
             coalesced=_others(best, others),
         )
         detector = best.detector
@@ -327,19 +324,6 @@ class Score:
             )
         )
 
-    def _may_emit(self, state: ScoreState, key: str, scored: Scored, row: Row) -> bool:
-        """Outside the cooldown, or clearly stronger, or another subtype (plan 10.5)."""
-        last = state.emissions.get(key)
-        if last is None or last.subtype != scored.detector.subtype:
-            return True
-        cooldown_ms = int(scored.detector.cooldown_s * 1000)
-        if row.exchange_ts_ms - last.at_ms >= max(cooldown_ms, 1):
-            return True
-        return self._is_stronger(scored, last.severity)
-
-    def _is_stronger(self, scored: Scored, last_severity: int) -> bool:
-        return scored.severity >= last_severity * (1.0 + self._packs.scoring.reemit_growth)
-
     def _within_budget(self, state: ScoreState, scored: Scored, row: Row, tier: str) -> bool:
         event_class = scored.detector.event_class
         if state.spent_at_ms != row.exchange_ts_ms:
@@ -352,17 +336,47 @@ class Score:
         state.spent[account] = spent + 1
         return True
 
-    def _emission(self, state: ScoreState, key: str, scored: Scored, row: Row) -> Emission:
-        """A run of one subtype lasts while its emissions are at most two cooldowns apart."""
-        last, detector = state.emissions.get(key), scored.detector
-        run_ms = int(2000 * max(detector.cooldown_s, detector.half_life_s))
-        running = (
-            last is not None
-            and last.subtype == detector.subtype
-            and row.exchange_ts_ms - last.at_ms <= run_ms
-        )
-        first = last.first_seen_ms if last is not None and running else row.exchange_ts_ms
-        return Emission(row.exchange_ts_ms, scored.severity, detector.subtype, first)
+
+def novelty(scoring: Scoring, detector: Detector, last: Emission | None, label_ms: int) -> float:
+    """Return the novelty of what a detector finds after its key's last emission (plan 10.4)."""
+    flipped = last is not None and last.subtype != detector.subtype
+    if last is None or (flipped and scoring.subtype_change_resets_novelty):
+        dt_s = None
+    else:
+        dt_s = (label_ms - last.at_ms) / 1000
+    model = (
+        formula.novelty_recovering if scoring.novelty == RECOVERING else formula.novelty_decaying
+    )
+    return model(dt_s=dt_s, boost=scoring.novelty_boost, half_life_s=detector.half_life_s)
+
+
+def may_emit(
+    scoring: Scoring, detector: Detector, severity: int, last: Emission | None, label_ms: int
+) -> bool:
+    """Outside the cooldown, or clearly stronger, or another subtype (plan 10.5)."""
+    if last is None or last.subtype != detector.subtype:
+        return True
+    cooldown_ms = int(detector.cooldown_s * 1000)
+    if label_ms - last.at_ms >= max(cooldown_ms, 1):
+        return True
+    return is_stronger(scoring, severity, last.severity)
+
+
+def is_stronger(scoring: Scoring, severity: int, last_severity: int) -> bool:
+    """Tell whether something new has happened although a key is quiet (plan 10.5)."""
+    return severity >= last_severity * (1.0 + scoring.reemit_growth)
+
+
+def emission(last: Emission | None, detector: Detector, severity: int, label_ms: int) -> Emission:
+    """Return the emission that follows another of its key.
+
+    A run of one subtype lasts while its emissions are at most two cooldowns apart.
+    """
+    run_ms = int(2000 * max(detector.cooldown_s, detector.half_life_s))
+    first_ms = label_ms
+    if last is not None and last.subtype == detector.subtype and label_ms - last.at_ms <= run_ms:
+        first_ms = last.first_seen_ms
+    return Emission(label_ms, severity, detector.subtype, first_ms)
 
 
 def rate(
@@ -373,25 +387,27 @@ def rate(
     shock_count: int,
     *,
     novelty: float,
-) -> int:
-    """Return the severity of a candidate, 0 to 100.  Build plan 10.3, numerics 9."""
-    columns = row.columns
+) -> Rating:
+    """Return the severity of a candidate and what it is made of.  Build plan 10.3, numerics 9."""
+    breadth = formula.breadth(shock_count, full_at=scoring.breadth_full_count)
+    penalty = formula.penalty(
+        dq=row.columns["dq_penalty"],
+        illiquidity=row.columns["illiq_penalty"],
+        w_dq=scoring.w_dq,
+        w_liq=scoring.w_liq,
+    )
     raw = formula.raw_score(
         primary=candidate.primary,
         secondary=candidate.secondary,
-        breadth=formula.breadth(shock_count, full_at=scoring.breadth_full_count),
+        breadth=breadth,
         novelty=novelty,
-        penalty=formula.penalty(
-            dq=columns["dq_penalty"],
-            illiquidity=columns["illiq_penalty"],
-            w_dq=scoring.w_dq,
-            w_liq=scoring.w_liq,
-        ),
+        penalty=penalty,
         w1=detector.w1,
         w2=detector.w2,
         w3=detector.w3,
     )
-    return formula.severity(raw, a=detector.a, b=detector.b)
+    severity = formula.severity(raw, a=detector.a, b=detector.b)
+    return Rating(severity, raw, breadth, novelty, penalty)
 
 
 def holds_in_tier(detector: Detector, row: Row, tier: str, naming: Naming) -> bool:
