@@ -1,0 +1,1 @@
+select * from market_snapshot where tf = %(tf)s and exchange_ts = %(label)s
