@@ -471,3 +471,47 @@ class _Parser:
         """Note a fault after which nothing can be read, and return what to raise."""
         self._fault(start, found, expected)
         return _SyntaxStop()
+
+
+# --- parts -----------------------------------------------------------------------------------
+
+
+def parts_of(text: str) -> tuple[str | None, tuple[str, ...]]:
+    """Return the operator that joins the conditions of an expression, and their texts.
+
+    The outermost `||` or else `&&`, without the brackets around the whole; None and the text
+    itself where there is neither. text : of a compiled expression.
+
+    >>> parts_of("(z_vol_m_1 >= 3 && (ret_m_1 > 0 || ret_m_1 < -1))")
+    ('&&', ('z_vol_m_1 >= 3', '(ret_m_1 > 0 || ret_m_1 < -1)'))
+    >>> parts_of("abs(x) >= 3")
+    (None, ('abs(x) >= 3',))
+    """
+    tokens = _tokens_of(text)
+    if not tokens:
+        return None, ("",)
+    depth, cuts = 0, {"||": [0], "&&": [0]}
+    wrapped = tokens[0].text == "(" and tokens[0].kind == "operator"
+    for index, token in enumerate(tokens):
+        if token.kind == "operator":
+            depth += (token.text == "(") - (token.text == ")")
+            if depth == 0 and token.text in cuts:
+                cuts[token.text] += [token.start, token.end]
+        wrapped = wrapped and (depth > 0 or index == len(tokens) - 1)
+    if wrapped:
+        return parts_of(text[tokens[0].end : tokens[-1].start])
+    for operator, places in cuts.items():
+        if len(places) > 1:
+            ends = [*places[1:], len(text)]
+            pairs = zip(places[::2], ends[::2], strict=True)
+            return operator, tuple(text[start:end].strip() for start, end in pairs)
+    return None, (text.strip(),)
+
+
+def _tokens_of(text: str) -> list[_Token]:
+    tokens = []
+    token = _next_token(text, 0)
+    while token is not None and token.kind != "end":
+        tokens.append(token)
+        token = _next_token(text, token.end)
+    return tokens

@@ -122,7 +122,7 @@ class Score:
         frames = {frame.tf: frame for frame in item.frames}
         for row, before_join in zip(item.rows, item.candidates, strict=True):
             frame = frames[row.tf]
-            candidates = [*before_join, *self._after_join(row, frame, item.tier)]
+            candidates = [*before_join, *self.after_join(row, frame, item.tier)]
             count += len(candidates)
             survivors = self._screen(state, item, row, frame, candidates, suppressed)
             closed += self._close_runs(state, row, candidates)
@@ -141,8 +141,8 @@ class Score:
             )
         ]
 
-    def _after_join(self, row: Row, frame: Frame, tier: str) -> tuple[Candidate, ...]:
-        """Evaluate the detectors that name a frame column (design 3)."""
+    def after_join(self, row: Row, frame: Frame, tier: str) -> tuple[Candidate, ...]:
+        """Return what the detectors that name a frame column find on a row (design 3)."""
         detectors = [d for d in self._on_frames if row.tf in d.tfs]
         if row.asset_uid == MARKET_UID or not detectors:
             return ()
@@ -164,7 +164,7 @@ class Score:
         for candidate in candidates:
             detector = self._detectors[candidate.detector_id]
             lane = lane_of(detector, self._packs.canary, row.asset_uid, row.symbol)
-            last = state.emissions.get(_key(detector.event_class, row.tf, lane))
+            last = state.emissions.get(debounce_key(detector.event_class, row.tf, lane))
             severity = rate(
                 self._packs.scoring,
                 detector,
@@ -457,7 +457,8 @@ def _direction(detector: Detector, row: Row, naming: Naming) -> int:
     return 1 if value > 0.0 else -1
 
 
-def _key(event_class: EventClass, tf: str, lane: Lane) -> str:
+def debounce_key(event_class: EventClass, tf: str, lane: Lane) -> str:
+    """Return the key under which an asset's emissions are remembered."""
     return _in_lane(f"{event_class}:{tf}", lane)
 
 
@@ -469,7 +470,7 @@ def _in_lane(name: str, lane: Lane) -> str:
 def _by_key(survivors: list[Scored], tf: str) -> dict[str, list[Scored]]:
     groups: dict[str, list[Scored]] = {}
     for scored in survivors:
-        key = _key(scored.detector.event_class, tf, scored.lane)
+        key = debounce_key(scored.detector.event_class, tf, scored.lane)
         groups.setdefault(key, []).append(scored)
     return groups
 
