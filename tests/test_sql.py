@@ -70,10 +70,14 @@ def test_sql_is_lower_case(name: str) -> None:
 
 
 def test_files_only_add() -> None:
-    """Forward only: an applied table is never dropped, renamed or rewritten by a later file."""
+    """Forward only: an applied table is never dropped, renamed or rewritten by a later file, but
+    by the one that copies whole tables into partitioned ones, also not in the text of a block."""
+    moves = {"0018_event_months.sql"}
     for name, text in FILES.items():
         words = without_literals(text)
         assert not re.search(r"\b(drop|rename|truncate|delete)\b|alter column", words), name
+        if name not in moves:
+            assert not re.search(r"'(drop|truncate|delete|alter)\b", text), name
 
 
 def test_every_column_is_commented() -> None:

@@ -149,21 +149,22 @@ def retention(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Drop the months of feature rows that are older than they are kept.
+    """Drop the months of rows and events that are older than they are kept.
 
-    1m rows are kept 90 days, 15m rows a year, 1h rows three years; everything else stays.
+    1m rows are kept 90 days, 15m rows a year, 1h rows three years; events, shadow
+    events and dead letters 400 days, suppressions 90; everything else stays.
     """
     with _database(directory) as dsn:
         gone = drop_expired(dsn, schema, now_ms=_now_ms(), dry_run=dry_run, wait_ms=WAIT_MS)
     if as_json:
-        months = [{"name": m.name, "tf": m.tf, "size_bytes": m.size_bytes} for m in gone]
+        months = [{"name": m.name, "table": m.parent, "size_bytes": m.size_bytes} for m in gone]
         put_json({"schema": schema, "dry_run": dry_run, "months": months})
     elif not gone:
         put("nothing is older than it is kept")
     else:
         table = new_table("month", "kept days", "kB", right=("kept days", "kB"))
         for m in gone:
-            table.add_row(m.name, str(KEEP_DAYS[m.tf]), f"{m.size_bytes // 1000:,}")
+            table.add_row(m.name, str(KEEP_DAYS[m.parent]), f"{m.size_bytes // 1000:,}")
         put_table(table)
         put("would be dropped" if dry_run else "dropped")
 

@@ -34,7 +34,11 @@ _NETWORK = {  # a server that does not answer is a lost server; the caller's own
     "keepalives_count": "3",
     "tcp_user_timeout": "30000",
 }
-PARTITIONED = "features_snapshot"
+# Tables that have a month partition for every month; rows have a table a timeframe.
+PARTITIONED = (
+    *(f"features_snapshot_{tf}" for tf in TIMEFRAMES),
+    *("anomaly_event", "shadow_event", "suppression", "dead_letter"),
+)
 _FILE = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 
 
@@ -195,23 +199,26 @@ def month_after(month: date) -> date:
 
 
 def partitions_ahead(now_ms: int, months_ahead: int = MONTHS_AHEAD) -> list[tuple[str, date]]:
-    """Return timeframe and month of the partitions that must exist at an instant."""
+    """Return table and month of the partitions that must exist at an instant."""
     months = [month_of(now_ms)]
     for _ in range(months_ahead):
         months.append(month_after(months[-1]))
-    return [(tf, month) for tf in TIMEFRAMES for month in months]
+    return [(parent, month) for parent in PARTITIONED for month in months]
 
 
 def create_partitions(
     connection: Connection, schema: str, wanted: Iterable[tuple[str, date]]
 ) -> list[str]:
-    """Make those of the partitions that do not exist, return their names."""
+    """Make those of the partitions, given by table and month, that do not exist.
+
+    Return their names.
+    """
     created = []
     with _locked(connection, schema):
-        for tf, month in sorted(wanted):
-            name = f"{PARTITIONED}_{tf}_{month:%Y%m}"
+        for parent, month in sorted(wanted):
+            name = f"{parent}_{month:%Y%m}"
             if not _holds(connection, "relation_exists", {"name": name}):
-                _create_partition(connection, f"{PARTITIONED}_{tf}", name, month)
+                _create_partition(connection, parent, name, month)
                 created.append(name)
     return created
 

@@ -26,7 +26,7 @@ from psycopg.types.json import Jsonb
 
 from dataflows.connectors.clock import SystemClock
 from dataflows.connectors.migrate import (
-    TIMEFRAMES,
+    PARTITIONED,
     Connection,
     create_partitions,
     month_of,
@@ -169,6 +169,13 @@ _DEAD_LETTER = {
 MARKET_TABLES = ("features_snapshot", "market_snapshot", *_AUDITS)
 EVENT_TABLES = ("anomaly_event", "shadow_event", "suppression", "dead_letter")
 GAP_TABLES = ("gap",)
+_MONTH_BY = {  # column that says in which month partition a record is
+    "features_snapshot": "exchange_ts",
+    "anomaly_event": "emitted_at",
+    "shadow_event": "emitted_at",
+    "suppression": "exchange_ts",
+    "dead_letter": "minute_ts",
+}
 
 
 class WriteError(Exception):
@@ -305,8 +312,8 @@ def tables_of(columns: Mapping[str, str]) -> dict[str, Table]:
     tables = (
         Table("features_snapshot", rows, ("asset_uid", *minute)),
         Table("market_snapshot", {**_LABEL, **FRAME_COLUMNS}, minute),
-        Table("anomaly_event", events, ("event_id",)),
-        Table("shadow_event", events, ("event_id",), merge="anomaly_event"),
+        Table("anomaly_event", events, ("event_id", "emitted_at")),
+        Table("shadow_event", events, ("event_id", "emitted_at"), merge="anomaly_event"),
         Table(
             "suppression",
             {**_ASSET, **_LABEL, **verdict},
@@ -641,11 +648,17 @@ def _poison(load: _Load, index: int, error: Exception) -> WriteError:
 
 
 def _months(load: _Load) -> set[tuple[str, Any]]:
-    """Return timeframe and month of the partitions a load needs."""
-    if load.table.name != "features_snapshot":
+    """Return table and month of the partitions a load needs."""
+    name = load.table.name
+    if name not in _MONTH_BY:
         return set()
-    labels = {(r["tf"], int(r["exchange_ts"].timestamp()) * 1000) for r in load.records}
-    return {(tf, month_of(time_ms)) for tf, time_ms in labels if tf in TIMEFRAMES}
+    instant = list(load.table.types).index(_MONTH_BY[name])
+    months = set()
+    for record, line in zip(load.records, load.lines, strict=True):
+        parent = f"{name}_{record['tf']}" if name == "features_snapshot" else name
+        if parent in PARTITIONED:
+            months.add((parent, month_of(int(line[instant].timestamp()) * 1000)))
+    return months
 
 
 def _span(loads: list[_Load]) -> str:

@@ -1,9 +1,9 @@
-"""Drops the feature rows that are older than they are kept, a month and timeframe at a time.
+"""Drops the rows and events that are older than they are kept, a table and month at a time.
 
-Rules of this file: a month goes when all of it is older than the days its timeframe is kept; it is
+Rules of this file: a month goes when all of it is older than the days its table is kept; it is
 detached without locking out readers and then dropped, never deleted row by row; a stop at any point
-is taken up by the next run; the caller says what "now" is. Events, frames and audits are small and
-stay.  Build plan 12.4, 16.4.
+is taken up by the next run; the caller says what "now" is. Frames and audits are small and stay.
+Build plan 12.4, 16.4.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from psycopg import sql
 
 from dataflows.connectors.migrate import (
     PARTITIONED,
-    TIMEFRAMES,
     Connection,
     MigrationError,
     create_partitions,
@@ -28,48 +27,55 @@ from dataflows.connectors.migrate import (
     query,
 )
 
-KEEP_DAYS = {"1m": 90, "15m": 365, "1h": 3 * 365}
+KEEP_DAYS = {
+    "features_snapshot_1m": 90,
+    "features_snapshot_15m": 365,
+    "features_snapshot_1h": 3 * 365,
+    "anomaly_event": 400,  # more than a year, so that a month can be held against the year before
+    "shadow_event": 400,
+    "suppression": 90,
+    "dead_letter": 400,
+}
 WAIT_MS = 5_000
 _MONTH = re.compile(r"_(\d{4})(0[1-9]|1[0-2])$")
 
 
 @dataclass(frozen=True)
 class Month:
-    """A month of one timeframe. attached : part of its parent; pending : a detach was cut short."""
+    """A month of one table. attached : part of its parent; pending : a detach was cut short."""
 
     name: str
-    tf: str
+    parent: str
     month: date
     attached: bool
     pending: bool
     size_bytes: int
 
 
-def is_expired(tf: str, month: date, now_ms: int) -> bool:
-    """Tell whether all of a month is older than its timeframe is kept.
+def is_expired(parent: str, month: date, now_ms: int) -> bool:
+    """Tell whether all of a month is older than its table is kept.
 
     >>> september_ends_ms = 1759276800000
-    >>> is_expired("1m", date(2025, 9, 1), september_ends_ms + 90 * 86_400_000)
+    >>> is_expired("suppression", date(2025, 9, 1), september_ends_ms + 90 * 86_400_000)
     True
-    >>> is_expired("1m", date(2025, 9, 1), september_ends_ms + 90 * 86_400_000 - 1000)
+    >>> is_expired("suppression", date(2025, 9, 1), september_ends_ms + 90 * 86_400_000 - 1000)
     False
     """
     end = datetime.combine(month_after(month), datetime.min.time(), UTC)
     now = datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=now_ms)
-    return end + timedelta(days=KEEP_DAYS[tf]) <= now
+    return end + timedelta(days=KEEP_DAYS[parent]) <= now
 
 
 def months_of(connection: Connection) -> list[Month]:
-    """Return the months there are, of every timeframe, the oldest first."""
+    """Return the months there are, of every table, the oldest first."""
     found = []
-    for tf in TIMEFRAMES:
-        parent = f"{PARTITIONED}_{tf}"
+    for parent in PARTITIONED:
         asked = {"parent": parent, "pattern": f"^{parent}_[0-9]{{6}}$"}
         for name, pending, attached, size in connection.execute(query("month_tables"), asked):
             match = _MONTH.search(name)
             if match is not None:
                 month = date(int(match.group(1)), int(match.group(2)), 1)
-                found.append(Month(name, tf, month, attached, pending, size))
+                found.append(Month(name, parent, month, attached, pending, size))
     return sorted(found, key=lambda month: (month.month, month.name))
 
 
@@ -87,7 +93,7 @@ def drop_expired(
             if locked != (True,):
                 return []
             connection.execute(query("limit_wait"), {"ms": wait_ms})
-        expired = [m for m in months_of(connection) if is_expired(m.tf, m.month, now_ms)]
+        expired = [m for m in months_of(connection) if is_expired(m.parent, m.month, now_ms)]
         if not dry_run:
             for month in expired:
                 _drop(connection, month)
@@ -96,7 +102,7 @@ def drop_expired(
 
 def _drop(connection: Connection, month: Month) -> None:
     names = {
-        "parent": sql.Identifier(f"{PARTITIONED}_{month.tf}"),
+        "parent": sql.Identifier(month.parent),
         "partition": sql.Identifier(month.name),
     }
     if month.pending:
@@ -116,7 +122,7 @@ def keep_house(dsn: str, schema: str, *, now_ms: int, say: Callable[[str], None]
         with open_session(dsn, schema) as connection:
             create_partitions(connection, schema, partitions_ahead(now_ms))
         for month in drop_expired(dsn, schema, now_ms=now_ms):
-            say(f"PostgreSQL: dropped {month.name}, older than {KEEP_DAYS[month.tf]} days")
+            say(f"PostgreSQL: dropped {month.name}, older than {KEEP_DAYS[month.parent]} days")
     except (psycopg.Error, MigrationError) as error:
         why = str(error).partition("\n")[0]
         say(f"PostgreSQL: partitions were not kept in order: {why}")

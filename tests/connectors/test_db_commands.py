@@ -16,7 +16,13 @@ from typer.testing import CliRunner
 from dataflows.cli import app
 from dataflows.connectors.clock import SystemClock
 from dataflows.connectors.database import Database
-from dataflows.connectors.migrate import create_partitions, month_of, open_session, read_migrations
+from dataflows.connectors.migrate import (
+    PARTITIONED,
+    create_partitions,
+    month_of,
+    open_session,
+    read_migrations,
+)
 from dataflows.connectors.roles import ROLES, roles_text
 from packs.loader import load_packs
 
@@ -56,9 +62,10 @@ def test_an_operator_prepares_a_database(given: Place) -> None:
     assert alpha_db(given, "roles")["roles"] == list(ROLES)
     this = month_of(SystemClock().now_ns() // 1_000_000)
     made = alpha_db(given, "partitions", "--months", "1")["made"]
-    assert len(made) == 6
+    assert len(made) == 2 * len(PARTITIONED)
     assert f"features_snapshot_1m_{this:%Y%m}" in made
-    assert len(alpha_db(given, "partitions")["made"]) == 3
+    assert f"anomaly_event_{this:%Y%m}" in made
+    assert len(alpha_db(given, "partitions")["made"]) == len(PARTITIONED)
     assert alpha_db(given, "partitions")["made"] == []
 
 
@@ -66,9 +73,11 @@ def test_retention_tells_before_it_drops(given: Place) -> None:
     """A dry run, the run, and a run that finds nothing."""
     alpha_db(given, "migrate")
     with open_session(given.dsn, given.schema) as connection:
-        create_partitions(connection, given.schema, [("1m", date(2022, 1, 1))])
+        create_partitions(connection, given.schema, [(p, date(2022, 1, 1)) for p in PARTITIONED])
     told = alpha_db(given, "retention", "--dry-run")
-    assert [month["name"] for month in told["months"]] == ["features_snapshot_1m_202201"]
+    assert {(m["table"], m["name"]) for m in told["months"]} == {
+        (parent, f"{parent}_202201") for parent in PARTITIONED
+    }
     assert alpha_db(given, "retention")["months"] == told["months"]
     assert alpha_db(given, "retention")["months"] == []
 
@@ -85,7 +94,7 @@ def test_people_are_told_in_words(given: Place) -> None:
     assert "features_snapshot_1h_" in said[2]
     assert said[3] == "nothing is older than it is kept\n"
     with open_session(given.dsn, given.schema) as connection:
-        create_partitions(connection, given.schema, [("15m", date(2022, 1, 1))])
+        create_partitions(connection, given.schema, [("features_snapshot_15m", date(2022, 1, 1))])
     told = CliRunner().invoke(app, ["db", "retention", "--dry-run", *schema]).stdout
     assert "features_snapshot_15m_202201" in told
     assert told.endswith("would be dropped\n")

@@ -14,6 +14,7 @@ import psycopg
 import pytest
 
 from dataflows.connectors.migrate import (
+    PARTITIONED,
     MigrationError,
     create_partitions,
     migrate,
@@ -66,10 +67,11 @@ def test_a_number_used_twice_is_refused(folder: Path) -> None:
 
 
 def test_months_ahead_cross_the_year() -> None:
-    """The month of now and the next two, for every timeframe."""
-    months = [month for tf, month in partitions_ahead(T_MS) if tf == "1m"]
-    assert months == [date(2025, 12, 1), date(2026, 1, 1), date(2026, 2, 1)]
-    assert len(partitions_ahead(T_MS)) == 9
+    """The month of now and the next two, for every table."""
+    for table in PARTITIONED:
+        months = [month for parent, month in partitions_ahead(T_MS) if parent == table]
+        assert months == [date(2025, 12, 1), date(2026, 1, 1), date(2026, 2, 1)]
+    assert len(partitions_ahead(T_MS)) == 3 * len(PARTITIONED)
 
 
 @pytest.mark.service
@@ -134,7 +136,7 @@ def test_partition_is_made_while_readers_read(place: Place) -> None:
     with reader, writer:
         reader.execute("begin; select count(*) from features_snapshot")
         writer.execute("set lock_timeout = '2s'")
-        wanted = [("1m", date(2025, 9, 1)), ("1m", date(2025, 9, 1))]
+        wanted = [("features_snapshot_1m", date(2025, 9, 1))] * 2
         assert create_partitions(writer, place.schema, wanted) == ["features_snapshot_1m_202509"]
         assert create_partitions(writer, place.schema, wanted) == []
 
@@ -143,7 +145,7 @@ def test_partition_is_made_while_readers_read(place: Place) -> None:
 def test_partitions_inherit_key_and_indexes(place: Place) -> None:
     """A partition has the parent's primary key and its index over time."""
     with open_session(place.dsn, place.schema) as connection:
-        create_partitions(connection, place.schema, [("15m", date(2025, 9, 1))])
+        create_partitions(connection, place.schema, [("features_snapshot_15m", date(2025, 9, 1))])
         found = connection.execute(
             "select i.indisprimary, am.amname, c.relispartition from pg_index i"
             " join pg_class c on c.oid = i.indexrelid join pg_am am on am.oid = c.relam"

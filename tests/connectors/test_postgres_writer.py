@@ -92,7 +92,7 @@ def market(*rows: Row, frames: tuple[Frame, ...] = ()) -> MarketPhase:
 def event(uid: int = 5, severity: int = 74) -> dict[str, Any]:
     """An event in the contract's shape, with an id of its own for each argument."""
     digest = hashlib.sha256(f"{uid} {severity}".encode()).hexdigest()
-    event_id = f"01990f0e-47a0-7{digest[:3]}-8{digest[3:6]}-{digest[6:18]}"
+    event_id = f"01990ee9-679c-7{digest[:3]}-8{digest[3:6]}-{digest[6:18]}"
     return {
         "v": "0.1",
         "event_id": event_id,

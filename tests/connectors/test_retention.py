@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from dataflows.connectors.clock import SystemClock
 from dataflows.connectors.database import Database
-from dataflows.connectors.migrate import TIMEFRAMES, create_partitions, month_of, open_session
+from dataflows.connectors.migrate import PARTITIONED, create_partitions, month_of, open_session
 from dataflows.connectors.postgres import PostgresWriter
 from dataflows.connectors.retention import KEEP_DAYS, drop_expired, is_expired, months_of
 from operators.records import MarketPhase, Phase, Row
@@ -43,9 +44,9 @@ class Stopped(SystemClock):
 
 @pytest.fixture
 def months(place: Place) -> Place:
-    """A schema with the same months of every timeframe."""
+    """A schema with the same months of every table."""
     with open_session(place.dsn, place.schema) as connection:
-        create_partitions(connection, place.schema, [(tf, m) for tf in TIMEFRAMES for m in OLD])
+        create_partitions(connection, place.schema, [(p, m) for p in PARTITIONED for m in OLD])
     return place
 
 
@@ -55,27 +56,37 @@ def names(place: Place) -> set[str]:
         return {month.name for month in months_of(connection)}
 
 
-def kept(*months: str) -> set[str]:
-    """Names of months, given as `1m_202509`."""
-    return {f"features_snapshot_{month}" for month in months}
+def kept(**months: tuple[int, ...]) -> set[str]:
+    """Names of months, given by table."""
+    return {f"{table}_{month}" for table, numbers in months.items() for month in numbers}
 
 
 LEFT = kept(
-    *("1m_202509",),  # ends on 1 October, 66 days ago; August ended 96 days ago
-    *("15m_202505", "15m_202508", "15m_202509"),  # November 2024 ended 370 days ago
-    *("1h_202411", "1h_202505", "1h_202508", "1h_202509"),
+    features_snapshot_1m=(202509,),  # ends on 1 October, 66 days ago; August ended 96 days ago
+    features_snapshot_15m=(202505, 202508, 202509),  # November 2024 ended 370 days ago
+    features_snapshot_1h=(202411, 202505, 202508, 202509),
+    anomaly_event=(202411, 202505, 202508, 202509),
+    shadow_event=(202411, 202505, 202508, 202509),
+    suppression=(202509,),
+    dead_letter=(202411, 202505, 202508, 202509),
 )
 
 
-@given(st.sampled_from(TIMEFRAMES), st.integers(ms(2020, 1, 1), ms(2030, 1, 1)), st.integers(0))
-def test_no_row_goes_early(tf: str, label_ms: int, later: int) -> None:
+@given(st.sampled_from(PARTITIONED), st.integers(ms(2020, 1, 1), ms(2030, 1, 1)), st.integers(0))
+def test_no_row_goes_early(parent: str, label_ms: int, later: int) -> None:
     """A label is in a month that is never expired within the days it is kept, and once it is
     expired it stays so."""
     month = month_of(label_ms)
-    assert not is_expired(tf, month, label_ms + KEEP_DAYS[tf] * DAY_MS)
-    if is_expired(tf, month, label_ms):
-        assert is_expired(tf, month, label_ms + later % (DAY_MS * 9999))
-    assert is_expired(tf, month, label_ms + (KEEP_DAYS[tf] + 31) * DAY_MS)
+    assert not is_expired(parent, month, label_ms + KEEP_DAYS[parent] * DAY_MS)
+    if is_expired(parent, month, label_ms):
+        assert is_expired(parent, month, label_ms + later % (DAY_MS * 9999))
+    assert is_expired(parent, month, label_ms + (KEEP_DAYS[parent] + 31) * DAY_MS)
+
+
+def test_every_table_by_month_has_an_age() -> None:
+    """What is made by month is dropped by month; events stay a year at least."""
+    assert KEEP_DAYS.keys() == set(PARTITIONED)
+    assert KEEP_DAYS["anomaly_event"] > 366
 
 
 @pytest.mark.service
@@ -86,6 +97,7 @@ def test_a_dry_run_tells_and_drops_nothing(months: Place) -> None:
     assert names(months) == before
     assert {month.name for month in told} == before - LEFT
     assert [month.month for month in told] == sorted(month.month for month in told)
+    assert {month.parent for month in told} == set(PARTITIONED)
 
 
 @pytest.mark.service
@@ -93,7 +105,7 @@ def test_what_is_older_goes_and_the_rest_stays(months: Place) -> None:
     """By timeframe, to the day; a second run finds nothing to do."""
     dropped = drop_expired(months.dsn, months.schema, now_ms=NOW_MS)
     assert names(months) == LEFT
-    assert len(dropped) == 3 * len(OLD) - len(LEFT)
+    assert len(dropped) == len(PARTITIONED) * len(OLD) - len(LEFT)
     assert drop_expired(months.dsn, months.schema, now_ms=NOW_MS) == []
 
 
@@ -186,7 +198,10 @@ def test_a_job_keeps_the_months_in_order_by_its_labels(months: Place, tmp_path: 
     writer.write_market([minute(ms(2025, 11, 30) + 60_000)])  # 90 days
     writer.close()
     assert "features_snapshot_1m_202508" not in names(months)
-    assert said[-1] == "PostgreSQL: dropped features_snapshot_1m_202508, older than 90 days"
+    assert said[count:] == [
+        f"PostgreSQL: dropped {table}_202508, older than 90 days"
+        for table in ("features_snapshot_1m", "suppression")
+    ]
 
 
 @pytest.mark.service
@@ -222,3 +237,11 @@ def test_a_reader_does_not_stop_the_minute(months: Place, tmp_path: Path) -> Non
     with open_session(months.dsn, months.schema) as connection:
         found = connection.execute("select count(*) from features_snapshot").fetchone()
     assert found == (1,)
+
+
+def test_the_readme_lists_what_is_kept_how_long() -> None:
+    """Every table with its days."""
+    page = (Path(__file__).parents[2] / "README.md").read_text()
+    ages = re.findall(r"^\| (`[^|]+`) \| (\d+) days \|$", page, re.MULTILINE)
+    said = {name: int(days) for names, days in ages for name in re.findall(r"`(\w+)`", names)}
+    assert said == KEEP_DAYS

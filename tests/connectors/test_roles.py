@@ -17,6 +17,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from dataflows.connectors.embedded_postgres import find_binaries
 from dataflows.connectors.migrate import (
+    PARTITIONED,
     create_partitions,
     migrate,
     month_of,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.service
 
 T_MS = 1_756_891_800_000
+MONTHS = [(parent, month_of(T_MS)) for parent in PARTITIONED]
 DENIED = psycopg.errors.InsufficientPrivilege
 AUDITS = ("universe_audit", "universe_deferral", "hotlist_move", "hotlist_state", "tier_move")
 SNAPSHOTS = ("features_snapshot", "market_snapshot", "baseline_state")
@@ -232,7 +234,7 @@ def test_the_job_writes_with_the_rights_of_builder_and_detector(
 ) -> None:
     """Migrated and given its months by ops, a user of the two roles writes all there is."""
     with open_session(login("alpha_ops"), roles.schema) as connection:
-        create_partitions(connection, roles.schema, [("1m", month_of(T_MS))])
+        create_partitions(connection, roles.schema, MONTHS)
     dsn = login("alpha_builder", "alpha_detector")
     assert migrate(dsn, roles.schema) == []
     writer = PostgresWriter(dsn, pack_columns, schema=roles.schema, backoff_s=())
@@ -263,7 +265,7 @@ def test_each_writer_needs_its_own_role_alone(
 ) -> None:
     """Rows by the builder, events by the detector, gaps by ingest."""
     with open_session(roles.dsn, roles.schema) as connection:
-        create_partitions(connection, roles.schema, [("1m", month_of(T_MS))])
+        create_partitions(connection, roles.schema, MONTHS)
     writer = PostgresWriter(login(role), pack_columns, schema=roles.schema, backoff_s=(), only=only)
     writer.connect()
     if only == MARKET_TABLES:
@@ -300,11 +302,15 @@ def test_ops_migrates(login: Callable[..., str], roles: Place, tmp_path: Path) -
 def test_ops_drops_what_is_expired(login: Callable[..., str], roles: Place) -> None:
     """As a member of the role, months that a superuser made before; a service may not."""
     with open_session(roles.dsn, roles.schema) as connection:
-        create_partitions(connection, roles.schema, [("1m", month_of(0)), ("1m", month_of(T_MS))])
+        old = [("features_snapshot_1m", month_of(0)), ("anomaly_event", month_of(0))]
+        create_partitions(connection, roles.schema, [*MONTHS, *old])
     with pytest.raises(DENIED):
         drop_expired(login("alpha_builder"), roles.schema, now_ms=T_MS)
     dropped = drop_expired(login("alpha_ops"), roles.schema, now_ms=T_MS)
-    assert [month.name for month in dropped] == ["features_snapshot_1m_197001"]
+    assert [month.name for month in dropped] == [
+        "anomaly_event_197001",
+        "features_snapshot_1m_197001",
+    ]
 
 
 def test_running_it_again_takes_back_what_was_added_by_hand(roles: Place) -> None:
