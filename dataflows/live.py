@@ -9,7 +9,9 @@ this module opens nothing; `flow()` reads the environment (`dataflows/settings.p
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import bytewax.operators as op
@@ -27,7 +29,7 @@ from dataflows.connectors.source import LogSource
 from dataflows.connectors.topics import MARKET_PRODUCTS, EventsSink, RowsAndFramesSink
 from dataflows.market import judge
 from dataflows.settings import DATABASE_OFF, Settings, SettingsError
-from dataflows.shard import assemble, mark
+from dataflows.shard import assemble, baselines, mark, normalize
 from operators.modes import Run
 from operators.records import BarItem
 from packs.loader import PackError, Packs, load_packs
@@ -37,10 +39,11 @@ TICKS = "ticks"  # name of the recording: its directory, and the feed of its gap
 
 
 class Sinks(NamedTuple):
-    """Where rows and frames go, and where events and suppressions go, by name."""
+    """Where rows and frames go, where events and suppressions go, and baselines, by name."""
 
     market: dict[str, Sink[Any]]
     published: dict[str, Sink[Any]]
+    baselines: Mapping[str, Sink[Any]] = MappingProxyType({})
 
 
 def build(ticks: Source[Any], packs: Packs, sinks: Sinks, run: Run | None = None) -> Dataflow:
@@ -64,11 +67,16 @@ def build_from_bars(
 def _finish(
     flow: Dataflow, bars: KeyedStream[BarItem], packs: Packs, sinks: Sinks, run: Run | None
 ) -> Dataflow:
-    products = judge(mark(bars, packs), packs, run)
+    rows = normalize(bars, packs, hands_out=bool(sinks.baselines))
+    products = judge(mark(rows, packs), packs, run)
     for name, sink in sinks.market.items():
         op.output(f"rows-{name}", products.market, sink)
     for name, sink in sinks.published.items():
         op.output(f"events-{name}", products.published, sink)
+    if sinks.baselines:
+        stored = baselines(rows)
+        for name, sink in sinks.baselines.items():
+            op.output(f"baselines-{name}", stored, sink)
     return flow
 
 
@@ -114,6 +122,7 @@ def live_sinks(settings: Settings, packs: Packs, database: Database | None) -> S
     if database is not None:
         sinks.market["database"] = database.market_sink(packs.features)
         sinks.published["database"] = database.event_sink(packs.features)
+        return sinks._replace(baselines={"database": database.baseline_sink(packs.features)})
     return sinks
 
 

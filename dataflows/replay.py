@@ -115,6 +115,7 @@ def replay(
     if extra is not None:
         sinks.market.update(extra.market)
         sinks.published.update(extra.published)
+        sinks = sinks._replace(baselines=extra.baselines)
     if bars:
         minutes = BarsSource(source, BarsCount(), chunk or CHUNK_MINUTES, watch.bars_chunk)
         flow = build_from_bars(minutes, packs, sinks, run)

@@ -7,9 +7,9 @@ from bytewax.operators import KeyedStream
 
 from operators.assemble import Assemble, AssemblyState
 from operators.detect import Detect
-from operators.engine import Compressed, stateful
+from operators.engine import ALL, Compressed, stateful
 from operators.normalize import Normalize
-from operators.records import BarItem, Boundary, RowItem, Ticks
+from operators.records import BarItem, BaselineState, Boundary, RowItem, Ticks
 from packs.loader import Packs
 
 
@@ -18,10 +18,26 @@ def assemble(ticks: KeyedStream[Ticks | Boundary], packs: Packs) -> KeyedStream[
     return stateful("assemble", ticks, Assemble(packs.features), Compressed(AssemblyState))
 
 
-def mark(bars: KeyedStream[BarItem], packs: Packs) -> KeyedStream[RowItem]:
-    """Normalise bars into rows and find the candidates on them."""
-    normalize = Normalize(packs)
-    rows: KeyedStream[RowItem] = stateful("normalize", bars, normalize, normalize.codec())
+def normalize(
+    bars: KeyedStream[BarItem], packs: Packs, *, hands_out: bool = False
+) -> KeyedStream[RowItem]:
+    """Normalise bars into rows; hands_out : once an hour with the baselines behind them."""
+    step = Normalize(packs, hands_out=hands_out)
+    rows: KeyedStream[RowItem] = stateful("normalize", bars, step, step.codec())
+    return rows
+
+
+def baselines(rows: KeyedStream[RowItem]) -> KeyedStream[tuple[BaselineState, ...]]:
+    """The baselines that are handed out, an asset's at a time."""
+
+    def batch(items: list[tuple[str, RowItem]]) -> list[tuple[str, tuple[BaselineState, ...]]]:
+        return [(ALL, item.baselines) for _, item in items if item.baselines]
+
+    return op.flat_map_batch("baselines", rows, batch)
+
+
+def mark(rows: KeyedStream[RowItem], packs: Packs) -> KeyedStream[RowItem]:
+    """Find the candidates on the rows."""
     detect = Detect(packs)
 
     def batch(items: list[tuple[str, RowItem]]) -> list[tuple[str, RowItem]]:

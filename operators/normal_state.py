@@ -7,6 +7,7 @@ starts anew and is reported, while the others go on (build plan 4.6).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import msgspec
@@ -25,6 +26,7 @@ from operators.baselines import (
 from operators.formulas.rolling_median import DailyCounts
 from operators.history import History
 from operators.lattice import day_of
+from operators.records import BaselineState
 from operators.rollup import Part
 from packs.schema import MINUTE_TF, Timeframe
 
@@ -141,6 +143,33 @@ def take_back(state: NormaliseState, own: TfState, label: int) -> None:
     if own.parts:  # none when another pack wrote them
         own.parts.pop()
     state.undo = None
+
+
+def handed_out(
+    state: NormaliseState,
+    asset_uid: int,
+    feature_pack: str,
+    sources: Mapping[Timeframe, Mapping[str, str]],
+) -> tuple[BaselineState, ...]:
+    """Return the baselines of an asset that have a sample, each as it is stored.
+
+    sources : by timeframe, the feature of each column that has a baseline.
+    """
+    found = []
+    for tf, own in state.tfs.items():
+        for column, feature in sources[tf].items():
+            baseline = own.baselines.get(feature)
+            if baseline is None or not baseline.n or baseline.last_ts_ms is None:
+                continue
+            young = bool(baseline.buf)
+            mu, sigma = (None, None) if young else (baseline.m, math.sqrt(baseline.v))
+            found.append(
+                BaselineState(
+                    *(asset_uid, tf, column, feature_pack, baseline.last_ts_ms),
+                    *(baseline.n, mu, sigma, dump(baseline)),
+                )
+            )
+    return tuple(found)
 
 
 # --- storage -------------------------------------------------------------------------------------

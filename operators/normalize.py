@@ -9,12 +9,13 @@ final, and named as in the pack until it leaves; NULL is None.  Build plan 4, 5,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from operator import itemgetter
 
 import msgspec
 
 from operators import kernel
-from operators.baselines import Checkpoint, Decay, Feature, Robust, fresh
+from operators.baselines import Baseline, Checkpoint, Decay, Feature, Robust, fresh
 from operators.formulas.price import range_ratio, simple_return
 from operators.kernel import round12, rounded
 from operators.lattice import HOUR_MS, MINUTE_MS, day_of, iso
@@ -25,12 +26,13 @@ from operators.normal_state import (
     TfState,
     Undo,
     forget_parts,
+    handed_out,
     state_of,
     take_back,
     undo_of,
 )
 from operators.quality import grade, prices_at_odds
-from operators.records import DQ_STALE, Bar, BarItem, Columns, Row, RowItem
+from operators.records import DQ_STALE, Bar, BarItem, BaselineState, Columns, Row, RowItem
 from operators.rollup import Folder
 from packs import schema
 from packs.loader import Detector, Packs
@@ -100,11 +102,17 @@ class _Tf:
 class Normalize:
     """`BarItem` in, `RowItem` out, one asset at a time."""
 
-    def __init__(self, packs: Packs) -> None:
+    def __init__(self, packs: Packs, *, hands_out: bool = False) -> None:
+        """hands_out : once an hour the items of an asset carry its baselines, to be stored."""
         features = packs.features
         self._features = features
+        self._hands_out = hands_out
         self._robust = robust_of(features)
         self._tfs = {tf: _Tf(tf, packs) for tf in schema.TIMEFRAMES}
+        self._sources = {  # column -> the feature of its baseline
+            tf: {fixed.names[entry.source]: entry.feature.name for entry in fixed.entries}
+            for tf, fixed in self._tfs.items()
+        }
         self._folder = Folder(features)
         self._layout = self._folder.digest
 
@@ -126,12 +134,31 @@ class Normalize:
         if state.layout != self._layout:
             forget_parts(state, self._layout)
         rows = [] if item.bar is None else [self._minute(state, item.bar)]
+        baselines: tuple[BaselineState, ...] = ()
         if item.phase.final:
             state.undo = None
             rows += self._longer(state, item)
             if state.reported:
                 state.resets, state.reported = [], False
-        return [RowItem(item.phase, item.asset_uid, tuple(rows))]
+            if self._hands_out and _is_due(item):
+                baselines = handed_out(
+                    state, item.asset_uid, self._features.feature_pack, self._sources
+                )
+        return [RowItem(item.phase, item.asset_uid, tuple(rows), baselines=baselines)]
+
+    def warm(self, stored: Mapping[str, Mapping[str, Baseline]]) -> NormaliseState:
+        """Return the state of an asset that begins with stored baselines, by timeframe and column.
+
+        Nothing else is stored: a column that looks back, such as a return, is NULL until its bars
+        are there again, and its baseline has missed them. Names that nobody knows are left out.
+        """
+        state = self.initial()
+        for tf, sources in self._sources.items():
+            for name, feature in sources.items():
+                baseline = stored.get(tf, {}).get(name)
+                if baseline is not None:
+                    state_of(state, tf).baselines[feature] = baseline.copy()
+        return state
 
     # --- the minute --------------------------------------------------------------------------
 
@@ -390,6 +417,11 @@ class Normalize:
 
 
 # --- helpers -------------------------------------------------------------------------------------
+
+
+def _is_due(item: BarItem) -> bool:
+    """Tell whether an asset hands out its baselines: in one minute of the hour, not all at once."""
+    return item.phase.minute_ms // MINUTE_MS % 60 == item.asset_uid % 60
 
 
 def _feature_of(column: schema.Normalised) -> Feature:

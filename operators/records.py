@@ -170,13 +170,36 @@ class Candidate(msgspec.Struct, frozen=True):
     gate: str | None
 
 
+class BaselineState(msgspec.Struct, frozen=True):
+    """A baseline of one column as it stood when the bar labelled `updated_ms` had moved it.
+
+    column : as on rows of the timeframe. n : accepted samples. mu, sigma : location and scale in
+    transformed units, None while there are too few samples for a z. content : all of it, with a
+    digest (decision 8).
+    """
+
+    asset_uid: int
+    tf: str
+    column: str
+    feature_pack: str
+    updated_ms: int
+    n: int
+    mu: float | None
+    sigma: float | None
+    content: bytes
+
+
 class RowItem(msgspec.Struct, frozen=True):
-    """An asset's rows of a phase, each with the candidates found on it."""
+    """An asset's rows of a phase, each with the candidates found on it.
+
+    baselines : those of the asset, once an hour, where they are stored; they go no further.
+    """
 
     phase: Phase
     asset_uid: int
     rows: tuple[Row, ...]
     candidates: tuple[tuple[Candidate, ...], ...] = ()
+    baselines: tuple[BaselineState, ...] = ()
 
 
 class Frame(msgspec.Struct, frozen=True):

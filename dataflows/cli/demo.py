@@ -225,6 +225,7 @@ def _database(
             Sinks(
                 market={"database": database.market_sink(packs.features)},
                 published={"database": database.event_sink(packs.features)},
+                baselines={"database": database.baseline_sink(packs.features)},
             ),
         )
     finally:

@@ -9,6 +9,7 @@ from threading import Lock
 
 import psycopg
 
+from dataflows.connectors.baselines import PostgresBaselineSink
 from dataflows.connectors.clock import Clock, SystemClock
 from dataflows.connectors.embedded_postgres import EmbeddedPostgres
 from dataflows.connectors.migrate import (
@@ -19,6 +20,7 @@ from dataflows.connectors.migrate import (
     partitions_ahead,
 )
 from dataflows.connectors.postgres import (
+    BASELINE_TABLES,
     EVENT_TABLES,
     GAP_TABLES,
     MARKET_TABLES,
@@ -131,6 +133,10 @@ class Database:
     def event_sink(self, features: FeaturePack) -> PostgresEventSink:
         """Return the sink of events and suppressions."""
         return PostgresEventSink(lambda: self.writer(features, EVENT_TABLES))
+
+    def baseline_sink(self, features: FeaturePack) -> PostgresBaselineSink:
+        """Return the sink of baselines."""
+        return PostgresBaselineSink(lambda: self.writer(features, BASELINE_TABLES))
 
     def _register(self, dsn: str, features: FeaturePack) -> None:
         with self._lock:

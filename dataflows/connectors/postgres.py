@@ -38,7 +38,16 @@ from operators.contract import DeadLetter
 from operators.feed import Hole
 from operators.lattice import day_of
 from operators.publish import canonical, dead_json, event_json
-from operators.records import Change, Frame, HotMove, MarketPhase, Published, Row, Suppression
+from operators.records import (
+    BaselineState,
+    Change,
+    Frame,
+    HotMove,
+    MarketPhase,
+    Published,
+    Row,
+    Suppression,
+)
 
 _clock = SystemClock()
 
@@ -154,6 +163,17 @@ _GAP = {
     "feed": "text",
     "cause": "text",
 }
+_BASELINE = {
+    "asset_uid": "bigint",
+    "updated_at": "timestamptz",
+    "n_samples": "bigint",
+    "mu": "double precision",
+    "sigma": "double precision",
+    "tf": "text",
+    "feature_name": "text",
+    "feature_pack": "text",
+    "quantile_state": "bytea",
+}
 _DEAD_LETTER = {
     "minute_ts": "timestamptz",
     "asset_uid": "bigint",
@@ -169,6 +189,7 @@ _DEAD_LETTER = {
 MARKET_TABLES = ("features_snapshot", "market_snapshot", *_AUDITS)
 EVENT_TABLES = ("anomaly_event", "shadow_event", "suppression", "dead_letter")
 GAP_TABLES = ("gap",)
+BASELINE_TABLES = ("baseline_state",)
 _MONTH_BY = {  # column that says in which month partition a record is
     "features_snapshot": "exchange_ts",
     "anomaly_event": "emitted_at",
@@ -321,6 +342,7 @@ def tables_of(columns: Mapping[str, str]) -> dict[str, Table]:
         ),
         *(Table(name, types, key) for name, (types, key) in _AUDITS.items()),
         Table("dead_letter", _DEAD_LETTER, ("minute_ts", "digest")),
+        Table("baseline_state", _BASELINE, ("asset_uid", "tf", "feature_name")),
         Table("gap", _GAP, ("feed", "started_at", "cause")),
     )
     return {table.name: table for table in tables}
@@ -552,6 +574,24 @@ class PostgresWriter:
             if hole.start_ms
         ]
         self._write({"gap": gaps})
+
+    def write_baselines(self, states: Iterable[BaselineState]) -> None:
+        """Upsert baselines in one transaction; an older one never replaces a newer one."""
+        records = [
+            {
+                "asset_uid": state.asset_uid,
+                "updated_at": _label(state.updated_ms),
+                "n_samples": state.n,
+                "mu": state.mu,
+                "sigma": state.sigma,
+                "tf": state.tf,
+                "feature_name": state.column,
+                "feature_pack": state.feature_pack,
+                "quantile_state": state.content,
+            }
+            for state in sorted(states, key=lambda state: state.updated_ms)
+        ]
+        self._write({"baseline_state": records})
 
     def close(self) -> None:
         """Close the connection; the next batch opens another."""
