@@ -261,6 +261,18 @@ _CONVERT: Mapping[str, Callable[[Any], Any]] = {
 }
 
 
+_AS_IT_IS: Mapping[str, tuple[type, ...]] = {  # values of these types are stored as they are
+    "bigint": (int,),
+    "integer": (int,),
+    "double precision": (float, int),
+    "boolean": (bool,),
+    "text": (str,),
+    "bytea": (bytes,),
+}
+_NULL = type(None)
+PATTERNS_MAX = 1024  # of types, remembered by table; each has a few kB
+
+
 def _label(exchange_ts_ms: int) -> datetime:
     """Return the exact instant of a label (a float of seconds would round it)."""
     return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=exchange_ts_ms)
@@ -282,6 +294,7 @@ class Table:
         self.types = types
         self.key = key
         self._plan = [(column, _CONVERT[kind]) for column, kind in types.items()]
+        self._quick: dict[tuple[type, ...], _Quick | None] = {}
         values = [column for column in types if column not in key]
         names = {
             "staging": sql.Identifier(f"stg_{name}"),
@@ -301,6 +314,9 @@ class Table:
 
     def line(self, record: Record) -> list[Any]:
         """Return the record's values in copy order; refuse what would be lost or misread."""
+        line = self._quick_line(record)
+        if line is not None:
+            return line
         unknown = record.keys() - self.types.keys()
         if unknown:
             raise WriteError(f"{self.name_of(record)}: no column for {sorted(unknown)}")
@@ -309,9 +325,59 @@ class Table:
             value = record.get(name)
             try:
                 line.append(None if value is None else convert(value))
-            except (TypeError, ValueError, AssertionError) as error:
+            except (TypeError, ValueError, AssertionError, OverflowError) as error:
                 raise WriteError(f"{self.name_of(record)}: {name}: {error}") from error
         return line
+
+    def _quick_line(self, record: Record) -> list[Any] | None:
+        """Return the line of a record whose values are of types that were seen to be right.
+
+        None where it has to be looked at one by one. A minute has tens of thousands of values, and
+        its rows few patterns of types: what goes in as it is, is checked by its pattern at once.
+        """
+        if not record.keys() <= self.types.keys():
+            return None
+        line: list[Any] = list(map(record.get, self.types))
+        pattern = tuple(map(type, line))
+        if pattern not in self._quick:
+            if len(self._quick) >= PATTERNS_MAX:
+                self._quick.clear()
+            self._quick[pattern] = _quick(pattern, self.types.values())
+        quick = self._quick[pattern]
+        if quick is None:
+            return None
+        try:
+            # A sum is finite only if all of it is; where it overflows each is looked at.
+            if not math.isfinite(sum([line[at] for at in quick.finite])):
+                return None
+            for at, convert in quick.converted:
+                line[at] = convert(line[at])
+        except (TypeError, ValueError, AssertionError, OverflowError):
+            return None  # said with its name by who asked
+        return line
+
+
+@dataclass(frozen=True)
+class _Quick:
+    """What is left to do for a pattern of types, by position: what to check, what to convert."""
+
+    finite: tuple[int, ...]
+    converted: tuple[tuple[int, Callable[[Any], Any]], ...]
+
+
+def _quick(pattern: Iterable[type], kinds: Iterable[str]) -> _Quick | None:
+    """Return what is left to do for values of these types, None if one is not of its column."""
+    finite, converted = [], []
+    for at, (found, kind) in enumerate(zip(pattern, kinds, strict=True)):
+        if found is _NULL:
+            continue
+        if kind not in _AS_IT_IS:
+            converted.append((at, _CONVERT[kind]))
+        elif found not in _AS_IT_IS[kind]:
+            return None
+        elif kind == "double precision":
+            finite.append(at)
+    return _Quick(tuple(finite), tuple(converted))
 
 
 def _list(names: Iterable[sql.Identifier]) -> sql.Composed:
@@ -351,7 +417,8 @@ def tables_of(columns: Mapping[str, str]) -> dict[str, Table]:
 # --- records -----------------------------------------------------------------------------------
 
 
-def _row_record(row: Row) -> Record:
+def row_record(row: Row) -> Record:
+    """Return what is stored of a row."""
     return {
         "asset_uid": row.asset_uid,
         "symbol": row.symbol,
@@ -531,7 +598,7 @@ class PostgresWriter:
     def write_market(self, phases: Iterable[MarketPhase]) -> None:
         """Upsert the rows, frames and audits of some phases, in one transaction."""
         phases = list(phases)
-        rows = [_row_record(row) for phase in phases for row in phase.rows]
+        rows = [row_record(row) for phase in phases for row in phase.rows]
         frames = [_frame_record(frame) for phase in phases for frame in phase.frames]
         audits = _audit_records(phases)
         self._write({"features_snapshot": rows, "market_snapshot": frames, **audits})
@@ -625,8 +692,8 @@ class PostgresWriter:
         if self._connection is None:
             connection = open_session(self._dsn, self._schema)
             try:
-                for table in self._tables.values():
-                    connection.execute(table.staging)
+                for name in self._tables:
+                    connection.execute(query("assert_relation"), {"name": name})
             except BaseException as error:
                 connection.close()
                 if isinstance(error, psycopg.errors.UndefinedTable):
@@ -653,6 +720,8 @@ def _transfer(connection: Connection, loads: list[_Load]) -> None:
     """Copy and merge every load in one transaction."""
     with connection.transaction(), connection.cursor() as cursor:
         for load in loads:
+            # Made with the first use: a commit empties every one there is, used or not.
+            cursor.execute(load.table.staging)
             _copy(cursor, load)
             try:
                 cursor.execute(load.table.merge, prepare=True)
