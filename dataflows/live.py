@@ -23,7 +23,9 @@ from bytewax.outputs import Sink
 
 from dataflows.connectors.console import ConsoleEventSink, ConsoleMarketSink, MinutePrinter
 from dataflows.connectors.database import Database
+from dataflows.connectors.dsn import DsnError, connection_settings
 from dataflows.connectors.kafka import Bus, KafkaEventsSink, topic_names
+from dataflows.connectors.kafka_options import OptionsError, options_of
 from dataflows.connectors.recorder import Recorder, RecorderConfig
 from dataflows.connectors.source import LogSource
 from dataflows.connectors.topics import MARKET_PRODUCTS, EventsSink, RowsAndFramesSink
@@ -96,6 +98,8 @@ def live_database(settings: Settings, packs: Packs) -> Database | None:
     """Return the database of a live run, None if it is switched off; nothing is opened yet."""
     if settings.database_url == DATABASE_OFF:
         return None
+    if settings.database_url is not None:
+        connection_settings(settings.database_url)  # one message now, not one from the engine
     return Database(
         settings.data_dir,
         settings.database_url,
@@ -135,10 +139,9 @@ def _event_sinks(settings: Settings, topics: Path) -> dict[str, Sink[Any]]:
         paths = {name: topics / f"{topic}.ndjson" for name, topic in events.items()}
         return {"topic": EventsSink({**paths, **suppressed}, append=True)}
     names = topic_names(settings.topic_suffix)
+    bus = Bus(settings.kafka_bootstrap, options=options_of(settings))
     return {
-        "kafka": KafkaEventsSink(
-            Bus(settings.kafka_bootstrap), names.live, names.dlq, shadow=names.shadow
-        ),
+        "kafka": KafkaEventsSink(bus, names.live, names.dlq, shadow=names.shadow),
         "suppressed": EventsSink(suppressed, append=True),
     }
 
@@ -148,13 +151,14 @@ def flow() -> Dataflow:
     try:
         settings = Settings.from_env()
         packs = load_packs(settings.feature_pack, settings.detector_pack, settings.universe)
-    except (SettingsError, PackError) as error:
+        database = live_database(settings, packs)
+        sinks = live_sinks(settings, packs, database)
+    except (SettingsError, PackError, DsnError, OptionsError) as error:
         sys.exit(str(error))
     for note in (*packs.notes, *run_notes(settings.run, packs.canary)):
         print(f"note: {note}", file=sys.stderr)
     # stdout carries the console's minutes and events; incidents go beside it.
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    database = live_database(settings, packs)
     source = LogSource(
         path=settings.data_dir / TICKS,
         features=packs.features,
@@ -162,7 +166,7 @@ def flow() -> Dataflow:
         recording=Recorder(recorder_config(settings, packs)),
         holes=database.hole_log(packs.features, TICKS) if database is not None else None,
     )
-    return build(source, packs, live_sinks(settings, packs, database), settings.run)
+    return build(source, packs, sinks, settings.run)
 
 
 def run_notes(run: Run, canary: Canary) -> list[str]:

@@ -39,11 +39,17 @@ class Settings(BaseModel):
     max_assets: Annotated[int, Field(ge=1, le=300)] = Field(
         60, description="how many assets to track when coins are not named"
     )
+    # What may hold a password is left out of `repr`; no message shows it.
     database_url: str | None = Field(
-        None, description="PostgreSQL to write to; default: embedded; `off` for none"
+        None, repr=False, description="PostgreSQL to write to; default: embedded; `off` for none"
     )
     kafka_bootstrap: str | None = Field(
         None, description="`HOST:PORT,..` of Kafka for events; default: files"
+    )
+    kafka_options: str | None = Field(
+        None,
+        repr=False,
+        description="`NAME=VALUE,..` of librdkafka, e.g. TLS and SASL, or `@FILE` with one a line",
     )
     topic_suffix: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,32}$")] | None = Field(
         None, description="ends the names of Kafka topics, one per environment, e.g. `staging`"

@@ -28,6 +28,8 @@ PYTHON_MIN, PYTHON_MAX = (3, 11), (3, 12)
 ENGINE = "bytewax"
 # Distribution -> module; the engine has a check of its own.
 PACKAGES = {
+    "apprise": "apprise",
+    "confluent-kafka": "confluent_kafka",
     "httpx": "httpx",
     "msgspec": "msgspec",
     "orjson": "orjson",

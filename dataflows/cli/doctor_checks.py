@@ -1,4 +1,4 @@
-"""The doctor's checks that need the packages: settings, packs, disk, database, venue, state.
+"""The doctor's checks that need the packages: settings, packs, disk, servers, venue, state.
 
 Rules of this file: a check is a function that returns one `Check` and catches what its subject can
 raise; nothing is changed, but that `--deep` starts the embedded server and stops it again.
@@ -19,9 +19,13 @@ from dataflows.cli.check import Check
 from dataflows.cli.database import server_of
 from dataflows.cli.events import TOPIC, parse_event
 from dataflows.cli.logs import last_arrival_ns, segments, size_of
+from dataflows.cli.record import messages_on_stderr
 from dataflows.cli.screen import shown_size
 from dataflows.connectors.clock import SystemClock
+from dataflows.connectors.dsn import DsnError, connection_settings
 from dataflows.connectors.embedded_postgres import EmbeddedPostgres, PostgresError, find_binaries
+from dataflows.connectors.kafka import Bus, BusError
+from dataflows.connectors.kafka_options import OptionsError, options_of
 from dataflows.connectors.venue_rest import RestConfig, VenueError, VenueRest
 from dataflows.settings import DATABASE_OFF, Settings, SettingsError
 from operators import kernel
@@ -30,6 +34,7 @@ from packs.loader import PackError, load_packs
 
 SPACE_MIN, SPACE_LOW = 1 << 30, 10 << 30
 VENUE_TIMEOUT_S = 3.0
+KAFKA_TIMEOUT_S = 5.0  # with TLS and SASL a first answer takes its time
 SKEW_MS_MAX = 1_500  # a minute is sealed so long after its end
 _DATABASE_TIMEOUT_S = 3
 _TAIL_BYTES = 1 << 18
@@ -48,6 +53,7 @@ def all_checks(*, deep: bool) -> Iterator[Check]:
     yield _disk(settings.data_dir)
     yield _binaries(settings)
     yield _database(settings, deep)
+    yield _kafka(settings)
     yield from _venue(settings.rest_url)
     yield _log(settings.data_dir / "ticks")
     yield _topic(settings.data_dir / "topics" / TOPIC)
@@ -115,7 +121,7 @@ def _database(settings: Settings, deep: bool) -> Check:
         if settings.database_url is not None:
             return _answer(settings.database_url, "the server of ALPHA_DATABASE_URL")
         return _embedded(server_of(settings.data_dir, quiet=True), deep)
-    except (PostgresError, psycopg.Error) as error:
+    except (PostgresError, DsnError, psycopg.Error) as error:
         found = str(error).partition("\n")[0]
         advice = "start the server, or correct ALPHA_DATABASE_URL (`off` for none)"
         return Check("database", "failed", found, advice)
@@ -135,9 +141,29 @@ def _embedded(server: EmbeddedPostgres, deep: bool) -> Check:
 
 
 def _answer(url: str, what: str) -> Check:
+    connection_settings(url)  # the library would quote what it cannot read
     with psycopg.connect(url, connect_timeout=_DATABASE_TIMEOUT_S) as connection:
         number = connection.info.server_version
     return Check("database", "ok", f"{what}: PostgreSQL {number // 10_000}.{number % 10_000}")
+
+
+# --- Kafka -------------------------------------------------------------------------------------
+
+
+def _kafka(settings: Settings) -> Check:
+    """Check that a broker answers, with the settings of TLS and SASL that are given."""
+    if settings.kafka_bootstrap is None:
+        return Check("kafka", "ok", "not set: events go to files")
+    try:
+        options = options_of(settings)
+        with messages_on_stderr():
+            Bus(settings.kafka_bootstrap, KAFKA_TIMEOUT_S, options=options).ensure_topics(())
+    except (OptionsError, OSError) as error:
+        return Check("kafka", "failed", str(error), "correct ALPHA_KAFKA_OPTIONS")
+    except BusError as error:
+        advice = "start the broker, or correct ALPHA_KAFKA_BOOTSTRAP and ALPHA_KAFKA_OPTIONS"
+        return Check("kafka", "failed", str(error), advice)
+    return Check("kafka", "ok", f"{settings.kafka_bootstrap} answers")
 
 
 # --- the venue ---------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ def run(
     made_directory("--dir", config.directory)
     clock = SystemClock()
     started_s = clock.monotonic_s()
-    with _messages_on_stderr(), told_to_stop() as stop:
+    with messages_on_stderr(), told_to_stop() as stop:
         recorder = Recorder(config)
         recorder.start()
         if not as_json:
@@ -137,8 +137,8 @@ def told_to_stop() -> Iterator[Event]:
 
 
 @contextmanager
-def _messages_on_stderr() -> Iterator[None]:
-    """Let the recorder's own messages go to stderr: stdout is for the result."""
+def messages_on_stderr() -> Iterator[None]:
+    """Let the messages of connectors go to stderr: stdout is for the result."""
     screen = err()
     colours = screen.is_terminal and not screen.no_color
     structlog.configure(

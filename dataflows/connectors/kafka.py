@@ -11,7 +11,7 @@ docs/decisions/0010.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -122,7 +122,7 @@ class Bus:
     bootstrap: str
     wait_s: float = WAIT_S
     make_topics: bool = True
-    options: dict[str, str | int | float | bool] = field(default_factory=dict)
+    options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
     clock: Clock = field(default_factory=SystemClock)
 
     def publisher(self) -> Publisher:

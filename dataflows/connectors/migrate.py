@@ -21,7 +21,9 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import make_conninfo
+
+from dataflows.connectors.dsn import connection_settings
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -70,9 +72,12 @@ def query(name: str) -> sql.SQL:
 
 
 def open_session(dsn: str, schema: str) -> Connection:
-    """Connect in autocommit mode, with unqualified names meaning those of the schema."""
+    """Connect in autocommit mode, with unqualified names meaning those of the schema.
+
+    Raises `DsnError` before anything is tried, and `psycopg.Error`.
+    """
     connection = psycopg.connect(
-        make_conninfo("", **{**_NETWORK, **conninfo_to_dict(dsn)}), autocommit=True
+        make_conninfo("", **{**_NETWORK, **connection_settings(dsn)}), autocommit=True
     )
     try:
         connection.execute(query("session").format(schema=sql.Identifier(schema)))
