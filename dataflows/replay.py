@@ -8,10 +8,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bytewax.inputs import FixedPartitionedSource, Source
 from bytewax.testing import cluster_main
 
 from dataflows.connectors.bars_source import CHUNK_MINUTES, BarsCount, BarsSource
-from dataflows.connectors.source import CHUNK_LINES, LogSource, SourceState
+from dataflows.connectors.clock import SystemClock
+from dataflows.connectors.pacing import Paced
+from dataflows.connectors.source import CHUNK_LINES, HoleLog, LogSource, SourceState
 from dataflows.connectors.topics import (
     EVENT_PRODUCTS,
     MARKET_PRODUCTS,
@@ -37,7 +40,10 @@ class Product:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a replay read and wrote. `dropped` counts what the reader could not use, by reason."""
+    """What a replay read and wrote. `dropped` counts what the reader could not use, by reason.
+
+    written_to : servers that took the products beside the files, by kind, and how much they hold.
+    """
 
     source: str
     config_hash: str
@@ -45,6 +51,7 @@ class Summary:
     detector_pack: str
     products: dict[str, Product]
     dropped: dict[str, int] = field(default_factory=dict)
+    written_to: dict[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Return the summary as a JSON object."""
@@ -98,6 +105,8 @@ def replay(
     chunk: int | None = None,
     run: Run = REPLAY,
     extra: Sinks | None = None,
+    holes: HoleLog | None = None,
+    speed: float | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Summary:
     """Replay a tick log (or a bars file) into `out` and return the summary.
@@ -105,6 +114,7 @@ def replay(
     workers : threads of the engine; the bytes do not depend on it. chunk : lines (minutes for
     bars) read at once; the bytes do not depend on it either. run : who hears the events, as in
     production; to see a run in another mode as it was. extra : more sinks.
+    holes : is told of the holes of a log. speed : feed time over wall time; None: unbounded.
     on_progress : is told the arrival time, epoch ms, that was reached.
     """
     watch = Watch(on_progress)
@@ -118,10 +128,11 @@ def replay(
         sinks = sinks._replace(baselines=extra.baselines)
     if bars:
         minutes = BarsSource(source, BarsCount(), chunk or CHUNK_MINUTES, watch.bars_chunk)
-        flow = build_from_bars(minutes, packs, sinks, run)
+        flow = build_from_bars(_paced(minutes, speed), packs, sinks, run)
     else:
-        log = LogSource(source, packs.features, chunk or CHUNK_LINES, on_chunk=watch.log_chunk)
-        flow = build(log, packs, sinks, run)
+        lines = chunk or CHUNK_LINES
+        log = LogSource(source, packs.features, lines, on_chunk=watch.log_chunk, holes=holes)
+        flow = build(_paced(log, speed), packs, sinks, run)
     # Also with one worker: `run_main` prints the engine's own stack when a step fails.
     cluster_main(flow, [], 0, worker_count_per_proc=workers)  # type: ignore[no-untyped-call]
     return Summary(
@@ -132,6 +143,10 @@ def replay(
         products={name: measure(product_path(out, name)) for name in PRODUCTS},
         dropped=dict(sorted(watch.counts.items())),
     )
+
+
+def _paced(source: FixedPartitionedSource[Any, Any], speed: float | None) -> Source[Any]:
+    return source if speed is None else Paced(source, speed, SystemClock())
 
 
 def measure(path: Path) -> Product:
