@@ -1,4 +1,4 @@
-"""`alpha replay`: a log, or minute bars, through the flow and into four text files.
+"""`alpha replay`: a log, or minute bars, through the flow and into text files and servers.
 
 Rules of this file: whatever can be wrong with the arguments is found before the engine starts; the
 summary is JSON on stdout whether or not that is asked for.
@@ -6,6 +6,7 @@ summary is JSON on stdout whether or not that is asked for.
 
 from __future__ import annotations
 
+from dataclasses import replace as replace_fields
 from pathlib import Path
 from typing import Annotated
 
@@ -16,11 +17,15 @@ from dataflows.cli.logs import LogSpan, log_span
 from dataflows.cli.pack_files import DetectorsFile, FeaturesFile, UniverseFile
 from dataflows.cli.places import assert_writable, made_directory
 from dataflows.cli.progress import LogProgress
+from dataflows.cli.record import messages_on_stderr
+from dataflows.cli.replay_to import DEFAULT_SCHEMA, Given, servers, written_to
 from dataflows.cli.screen import AsJson, put_json
 from dataflows.connectors.bars_source import CHUNK_MINUTES
+from dataflows.connectors.pacing import PACED_LINES, PACED_MINUTES
 from dataflows.connectors.source import CHUNK_LINES
 from dataflows.importing.bars import read_bars
 from dataflows.replay import PRODUCTS, product_path, replay
+from dataflows.settings import Settings
 from packs.loader import load_packs
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -36,7 +41,7 @@ def run(
             metavar="SOURCE", help="A tick log (directory or file), or with --bars a bars file."
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", help="Directory for the four files.")],
+    out: Annotated[Path, typer.Option("--out", help="Directory for the files.")],
     bars: Annotated[
         bool, typer.Option("--bars", help="SOURCE holds minute bars (CSV), not ticks.")
     ] = False,
@@ -50,6 +55,32 @@ def run(
     features: FeaturesFile = None,
     detectors: DetectorsFile = None,
     universe: UniverseFile = None,
+    database: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL|embedded|env",
+            help="Also into this PostgreSQL; env: that of ALPHA_DATABASE_URL.",
+        ),
+    ] = None,
+    schema: Annotated[
+        str, typer.Option(help="With --database: a schema of the replay's own.")
+    ] = DEFAULT_SCHEMA,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Drop what an earlier replay left in the schema.")
+    ] = False,
+    kafka: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT,..|env",
+            help="Also to the replay topic there; env: ALPHA_KAFKA_BOOTSTRAP.",
+        ),
+    ] = None,
+    speed: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001, max=1e6, help="Times the speed of the feed; default: as fast as it goes."
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -57,16 +88,34 @@ def run(
 
     Writes rows, frames, events, suppressed, audit and dlq (.ndjson) in canonical bytes, and
     prints a JSON summary with the count and the SHA-256 of each. The same source and packs always
-    give the same bytes.
+    give the same bytes, in the tables and the topic too; there the events say `replay_of`. A schema
+    holds replays of one configuration.
     """
+    settings = Settings.from_env()
+    given = Given(database, schema, replace, kafka)
     packs = load_packs(features, detectors, universe)
     span = checked_source(source, bars=bars)
     checked_out(out)
-    unit, usual = ("minutes", CHUNK_MINUTES) if bars else ("lines", CHUNK_LINES)
-    with LogProgress("replay", unit, chunk or usual, span, quiet=quiet) as progress:
-        summary = replay(
-            source, out, packs, bars=bars, workers=workers, chunk=chunk, on_progress=progress
-        )
+    if speed is None:
+        unit, usual = ("minutes", CHUNK_MINUTES) if bars else ("lines", CHUNK_LINES)
+    else:
+        unit, usual = ("minutes", PACED_MINUTES) if bars else ("lines", PACED_LINES)
+    chunk = chunk or usual
+    with messages_on_stderr(), servers(given, packs, settings, source.name) as made:
+        with LogProgress("replay", unit, chunk, span, quiet=quiet) as progress:
+            summary = replay(
+                source,
+                out,
+                packs,
+                bars=bars,
+                workers=workers,
+                chunk=chunk,
+                extra=made.sinks,
+                holes=made.holes,
+                speed=speed,
+                on_progress=progress,
+            )
+        summary = replace_fields(summary, written_to=written_to(made, given, summary))
     put_json(summary.as_json())
 
 

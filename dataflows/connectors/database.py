@@ -47,6 +47,7 @@ class Database:
     data_dir : where the embedded server keeps its data. schema : a replay writes into its own.
     packs : what the run is configured with; None writes the columns alone. run, environment : how
     and where it publishes, noted with them.
+    replay_of : the events are those of a replay.
     retain : once a day of labels, make the months ahead and drop what is older than it is kept.
     say : is told, in one line, what could not be done.
     """
@@ -62,6 +63,7 @@ class Database:
         run: Run | None = None,
         environment: str | None = None,
         retain: bool = False,
+        replay_of: bool = False,
         say: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
     ) -> None:
         self._data_dir = data_dir
@@ -72,19 +74,27 @@ class Database:
         self._run = run or Run()
         self._environment = environment
         self._retain = retain
+        self._replay_of = replay_of
         self._say = say
         self._lock = Lock()
         self._server: EmbeddedPostgres | None = None
         self._dsn: str | None = None
+        self._ready = False
         self._registered: FeaturePack | None = None
+
+    def server_dsn(self) -> str:
+        """Return the connection string of the server, which runs then; nothing is migrated."""
+        with self._lock:
+            return self._reach()
 
     def open(self) -> str:
         """Return the connection string of a migrated database."""
         with self._lock:
-            if self._dsn is None:
-                self._dsn = self._url or self._start()
-                self._prepare(self._dsn)
-            return self._dsn
+            dsn = self._reach()
+            if not self._ready:
+                self._prepare(dsn)
+                self._ready = True
+            return dsn
 
     def close(self) -> None:
         """Stop the embedded server if this run started it."""
@@ -92,6 +102,12 @@ class Database:
             if self._server is not None:
                 self._server.stop()
             self._server, self._dsn, self._registered = None, None, None
+            self._ready = False
+
+    def _reach(self) -> str:
+        if self._dsn is None:
+            self._dsn = self._url or self._start()
+        return self._dsn
 
     def _prepare(self, dsn: str) -> None:
         """Migrate; months that may not be made now are asked for again when they are needed."""
@@ -112,7 +128,13 @@ class Database:
         columns = {column.name: column.type for column in features.stored}
         daily = self._keep_house if self._retain else None
         return PostgresWriter(
-            dsn, columns, schema=self._schema, say=self._say, only=only, daily=daily
+            dsn,
+            columns,
+            schema=self._schema,
+            replay_of=self._replay_of,
+            say=self._say,
+            only=only,
+            daily=daily,
         )
 
     def hole_log(self, features: FeaturePack, feed: str) -> PostgresHoleLog:

@@ -20,7 +20,15 @@ from fixtures.exchange import running_exchange
 BAD_PACK = Path(__file__).parents[2] / "fixtures/packs/four_faults.yaml"
 NAMES = [
     *("python", "engine", "packages", "inner loops", "environment", "packs"),
-    *("data directory", "postgres programs", "database", "venue", "tick log", "event topic"),
+    *(
+        "data directory",
+        "postgres programs",
+        "database",
+        "kafka",
+        "venue",
+        "tick log",
+        "event topic",
+    ),
 ]
 
 
