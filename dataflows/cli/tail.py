@@ -10,7 +10,6 @@ import msgspec
 import typer
 from rich.text import Text
 
-from dataflows.cli.events import TOPIC
 from dataflows.cli.failures import INPUT, Problem
 from dataflows.cli.places import made_directory
 from dataflows.cli.record import told_to_stop
@@ -18,6 +17,8 @@ from dataflows.cli.screen import AsJson, out, put_line, say, shown_counts
 from dataflows.cli.tables import main_numbers, name_of, severity_text, shown_time
 from dataflows.connectors.clock import Clock, SystemClock
 from dataflows.connectors.dead_file import DeadFile
+from dataflows.connectors.kafka import topic_names
+from dataflows.connectors.kafka_options import check_options, lines_of, options_of, read_lines
 from dataflows.connectors.kafka_source import KafkaSource
 from dataflows.connectors.notify import Channel
 from dataflows.connectors.state_file import StateFile
@@ -32,7 +33,8 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 CLASSES: tuple[str, ...] = get_args(EventClass)
 DEAD_TOPIC = "alpha.tail.dlq.ndjson"
-_KAFKA_TOPIC = TOPIC.removesuffix(".ndjson")
+LIVE = "live"
+KINDS = (LIVE, "shadow", "replay")
 
 
 @app.command()
@@ -40,18 +42,24 @@ def run(
     path: Annotated[
         Path | None,
         typer.Argument(
-            metavar="PATH", help="Topic file; default: the live topic under ALPHA_DATA_DIR."
+            metavar="PATH",
+            help="Topic file; default: Kafka if it is known, else the file under ALPHA_DATA_DIR.",
         ),
     ] = None,
     kafka: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT,..", help="Read from these brokers instead.")
+        str | None,
+        typer.Option(metavar="HOST:PORT,..", help="Brokers; default: ALPHA_KAFKA_BOOTSTRAP."),
     ] = None,
-    topic: Annotated[str, typer.Option(help="Topic at the brokers.")] = _KAFKA_TOPIC,
+    topic: Annotated[
+        str,
+        typer.Option(
+            metavar="live|shadow|replay",
+            help="Or the whole name of a topic at the brokers, with a dot in it.",
+        ),
+    ] = LIVE,
     kafka_config: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE", help="Settings of librdkafka such as TLS and SASL: NAME=VALUE."
-        ),
+        typer.Option(metavar="FILE", help="Lines NAME=VALUE, over those of ALPHA_KAFKA_OPTIONS."),
     ] = None,
     min_severity: Annotated[
         int, typer.Option(min=0, max=100, help="For classes that --class does not name.")
@@ -101,8 +109,8 @@ def run(
     bytes of each event, a line each.
     """
     wanted = Wanted(min_severity, _by_class(by_class or []), _symbols(symbols))
-    if kafka is not None and path is not None:
-        raise typer.BadParameter("expected either PATH or --kafka, found both")
+    if path is not None and (kafka is not None or topic != LIVE):
+        raise typer.BadParameter("expected either PATH, or --kafka and --topic, found both")
     policy = Policy(digest_sec, per_minute, queue, max_age_sec or None)
     urls = [url for given in to or [] for url in _urls(given)]
     settings = Settings.from_env()
@@ -115,7 +123,7 @@ def run(
         (Channel(url), Outbox(policy)) for url in dict.fromkeys(urls)
     ]
     memory = None if state is None else StateFile(state)
-    source = _source(path, kafka, topic, _properties(kafka_config), settings, clock)
+    source, place = _source(path, kafka, topic, kafka_config, settings, clock)
     consumer = Consumer(
         source,
         Inbox(wanted, window_ms=window_sec * 1000),
@@ -130,6 +138,7 @@ def run(
     try:
         if not consumer.resume() and new:
             source.seek_end()
+        say(f"{'following' if follow else 'reading'} {place}")
         with told_to_stop() as stop:
             while not stop.is_set() and (consumer.step() or follow):
                 pass
@@ -176,19 +185,33 @@ def _source(
     path: Path | None,
     kafka: str | None,
     topic: str,
-    config: dict[str, str],
+    config: Path | None,
     settings: Settings,
     clock: Clock,
-) -> EventSource:
-    if kafka is not None:
-        return KafkaSource(kafka, topic, clock, config)
+) -> tuple[EventSource, str]:
+    """Return what is read, and its name for the user."""
+    bootstrap = kafka or settings.kafka_bootstrap
+    if path is None and bootstrap is not None:
+        whole = topic_names(settings.topic_suffix)._asdict()
+        name = whole[topic] if topic in KINDS else topic
+        if topic not in KINDS and "." not in topic:
+            raise typer.BadParameter(
+                f"--topic {topic}: expected {', '.join(KINDS)} or a.whole.name"
+            )
+        source = KafkaSource(bootstrap, name, clock, _options(config, settings))
+        return source, f"topic {name} at {bootstrap}"
     if path is None:
-        path = settings.data_dir / "topics" / TOPIC
+        if topic not in KINDS or config is not None:
+            raise typer.BadParameter(
+                f"--topic {topic}: expected {', '.join(KINDS)} of the files, since neither --kafka"
+                " nor ALPHA_KAFKA_BOOTSTRAP names a broker"
+            )
+        path = settings.data_dir / "topics" / f"{topic_names()._asdict()[topic]}.ndjson"
     if path.is_dir():
         raise Problem(
             f"{path}: expected a topic file, found a directory; see `alpha events`", INPUT
         )
-    return TopicFile(path, clock)
+    return TopicFile(path, clock), f"file {path}"
 
 
 def _by_class(given: list[str]) -> dict[str, int]:
@@ -213,26 +236,16 @@ def _urls(given: str) -> list[str]:
     """Return the addresses of an option: itself, or the lines of a file but for # comments."""
     if not given.startswith("@"):
         return [given]
-    return _lines(Path(given[1:]))
+    return lines_of(Path(given[1:]))
 
 
-def _properties(path: Path | None) -> dict[str, str]:
-    """Return NAME=VALUE lines; a value may hold passwords and is never printed."""
-    properties = {}
-    for number, line in enumerate([] if path is None else _lines(path), 1):
-        name, equals, value = line.partition("=")
-        if not equals:
-            raise typer.BadParameter(
-                f"--kafka-config {path}: expected NAME=VALUE in entry {number}"
-            )
-        properties[name.strip()] = value.strip()
-    return properties
-
-
-def _lines(path: Path) -> list[str]:
-    """Return the lines of a file but for empty ones and # comments."""
-    lines = [line.strip() for line in path.read_text().splitlines()]
-    return [line for line in lines if line and not line.startswith("#")]
+def _options(path: Path | None, settings: Settings) -> dict[str, str]:
+    """Return settings of librdkafka: those of the file over those of the environment."""
+    options = options_of(settings)
+    if path is not None:
+        options |= read_lines("--kafka-config", path)
+        check_options(f"--kafka-config {path}", options)
+    return options
 
 
 def _report(report: Any) -> None:

@@ -56,10 +56,14 @@ def read_entries(text: str) -> dict[str, str]:
 
 
 def read_lines(what: str, path: Path) -> dict[str, str]:
-    """Return NAME=VALUE lines of a file; empty lines and those with # are passed over."""
+    """Return NAME=VALUE lines of a file as a dictionary; `what` named it, for messages."""
+    return _pairs(f"{what} {path}", lines_of(path))
+
+
+def lines_of(path: Path) -> list[str]:
+    """Return the lines of a file but for empty ones and # comments."""
     lines = [line.strip() for line in path.read_text().splitlines()]
-    kept = [line for line in lines if line and not line.startswith("#")]
-    return _pairs(f"{what} {path}", kept)
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 def check_options(what: str, options: Mapping[str, str]) -> None:

@@ -26,6 +26,8 @@ from dataflows.connectors.topic_source import Record, SourceError
 BATCH_MAX = 500
 _GROUP = "alpha-tail"  # asked for by the library; never joined
 _RETRY_S = 1.0
+# What the library fetches ahead; its own limits would be 64 MiB.
+_AHEAD_MESSAGES, _AHEAD_KIB = 2_000, 8_192
 _SHORT_S = 0.05  # a batch that has begun is not waited for any longer
 
 
@@ -60,6 +62,8 @@ class KafkaSource:
         try:
             self._consumer = Consumer(
                 {
+                    "queued.min.messages": _AHEAD_MESSAGES,
+                    "queued.max.messages.kbytes": _AHEAD_KIB,
                     **(config or {}),
                     "bootstrap.servers": bootstrap,
                     "group.id": _GROUP,

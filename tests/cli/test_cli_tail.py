@@ -45,6 +45,16 @@ def test_json_is_the_bytes_of_the_topic(alpha: Any, topic: Path) -> None:
     assert f"{len(EVENTS) + 1} messages: shown {len(EVENTS)}, dead 1" in ran.err
 
 
+def test_it_says_which_topic_it_reads(alpha: Any, topic: Path) -> None:
+    """Without a broker the file of the topic; the shadow's file has nothing yet."""
+    assert f"reading file {topic.relative_to(Path.cwd())}" in alpha("tail", "--no-follow").err
+    shadow = topic.with_name("alpha.events.shadow.v0.ndjson")
+    shadow.write_bytes(PINNED.read_bytes().splitlines()[0] + b"\n")
+    ran = alpha("tail", "--no-follow", "--json", "--topic", "shadow")
+    assert shown(ran.out) == [EVENTS[0]["event_id"]]
+    assert shadow.name in ran.err
+
+
 def test_a_line_an_event(alpha: Any, topic: Path) -> None:
     """Bar, symbol, detector, severity and main numbers."""
     ran = alpha("tail", topic, "--no-follow")
@@ -176,6 +186,10 @@ def test_the_commands_of_the_page_run(alpha: Any, topic: Path) -> None:
         (["--class", "calm=1"], USAGE, ["calm", "spike", "rotation"]),
         (["some.ndjson", "--kafka", "127.0.0.1:9"], USAGE, ["PATH", "--kafka"]),
         (["--kafka", "127.0.0.1:9", "--kafka-config", "wrong"], USAGE, ["NAME=VALUE", "entry 2"]),
+        (["some.ndjson", "--topic", "shadow"], USAGE, ["PATH", "--topic"]),
+        (["--topic", "my.own"], USAGE, ["--topic my.own", "ALPHA_KAFKA_BOOTSTRAP"]),
+        (["--kafka", "127.0.0.1:9", "--topic", "lives"], USAGE, ["lives", "live, shadow, replay"]),
+        (["--kafka", "127.0.0.1:9", "--kafka-config", "unknown"], USAGE, ["entry 2 of 2"]),
         (["--to", "@missing"], INPUT, ["missing"]),
         (["."], INPUT, ["topic file", "directory"]),
     ],
@@ -183,6 +197,7 @@ def test_the_commands_of_the_page_run(alpha: Any, topic: Path) -> None:
 def test_wrong_usage(alpha: Any, options: list[str], code: int, words: list[str]) -> None:
     """What was expected and what was found."""
     Path("wrong").write_text("# TLS\nsecurity.protocol=ssl\nsecret\n")
+    Path("unknown").write_text("client.rack=secret\nsecret=1\n")
     ran = alpha("tail", "--no-follow", *options)
     assert "secret" not in ran.err
     ran.failed_with(code, *words)
