@@ -7,7 +7,7 @@ nowhere else. Design 4, 6 (D24).
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -16,6 +16,8 @@ import orjson
 from operators.contract import DeadLetter
 from operators.lattice import iso
 from operators.records import Frame, MarketPhase, Row, Suppression
+
+_PLAIN = frozenset((str, int, bool, type(None)))
 
 
 def row_json(row: Row) -> bytes:
@@ -102,8 +104,10 @@ def canonical(value: dict[str, Any] | list[Any]) -> bytes:
     >>> canonical({"b": 1.5, "a": [True, None]})
     b'{"a":[true,null],"b":1.5}'
     """
-    assert _finite(value), _first_fault(value, "")
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    text = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    # A number that is not finite has become null: without one there is nothing to look for.
+    assert b"null" not in text or _finite(value), _first_fault(value, "")
+    return text
 
 
 def _joined(identity: dict[str, Any], columns: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,12 +117,24 @@ def _joined(identity: dict[str, Any], columns: Mapping[str, Any]) -> dict[str, A
 
 
 def _finite(value: object) -> bool:
-    """Tell whether every number is; the JSON library would turn the others into null silently."""
+    """Tell whether every number is; the JSON library has turned the others into null silently."""
     if isinstance(value, float):
         return math.isfinite(value)
     if isinstance(value, dict):
-        return all(map(_finite, value.values()))
-    return not isinstance(value, list | tuple) or all(map(_finite, value))
+        return _all_finite(value.values())
+    return not isinstance(value, list | tuple) or _all_finite(value)
+
+
+def _all_finite(values: Iterable[object]) -> bool:
+    """Tell that of several values; hundreds of thousands a minute come through here."""
+    for value in values:
+        kind = type(value)
+        if kind is float:
+            if value - value:  # type: ignore[operator]  # NaN unless finite: cheaper than a call
+                return False
+        elif kind not in _PLAIN and not _finite(value):
+            return False
+    return True
 
 
 def _first_fault(value: object, path: str) -> str:

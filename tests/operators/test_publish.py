@@ -1,7 +1,12 @@
 """Canonical bytes: one text per product, and nothing that JSON would change in silence."""
 
+import math
+from typing import Any
+
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from operators.contract import DeadLetter
 from operators.publish import (
@@ -103,6 +108,50 @@ def test_number_that_is_not_finite_is_named(bad: float) -> None:
         event_json({"local_state": {"features": {"z_vol_m_1": bad}}})
     with pytest.raises(AssertionError, match="open: expected"):
         row_json(Row(5, "SOL", "1m", T_MS, 0, {"open": bad}))
+
+
+def finite_by_definition(value: object) -> bool:
+    """The check in its plainest form."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, dict):
+        return all(finite_by_definition(each) for each in value.values())
+    return not isinstance(value, list | tuple) or all(map(finite_by_definition, value))
+
+
+class Named(dict[str, Any]):
+    """A dictionary by another name, which the JSON library writes as one."""
+
+
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**63), 2**63 - 1),
+    st.text(st.characters(codec="utf-8"), max_size=5) | st.sampled_from(["null", ":null,", "NaN"]),
+    st.floats(),
+    st.sampled_from([math.nan, math.inf, -math.inf, -0.0, 5e-324, 1.7976931348623157e308]),
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.lists(inner, max_size=4).map(tuple),
+        st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=3), inner, max_size=4),
+        st.dictionaries(st.sampled_from("ab"), inner).map(Named),
+    ),
+    max_leaves=20,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["a", "b", "null"]), VALUES, max_size=3))
+def test_differential_the_finite_check_is_its_definition(value: dict[str, Any]) -> None:
+    """What is refused and what is written do not depend on how the check is done."""
+    if finite_by_definition(value):
+        assert canonical(value) == orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+        assert orjson.loads(canonical(value)) == orjson.loads(orjson.dumps(value))
+    else:
+        with pytest.raises(AssertionError, match="expected a finite number or None, found"):
+            canonical(value)
 
 
 def test_column_may_not_hide_the_identity() -> None:
