@@ -23,7 +23,7 @@ from dataflows.connectors.migrate import MigrationError
 from dataflows.connectors.replay_schema import check_schema_name, claim_schema, count_rows
 from dataflows.connectors.source import HoleLog
 from dataflows.live import Sinks
-from dataflows.replay import Summary
+from dataflows.replay import REPLAY, Summary
 from dataflows.settings import DATABASE_OFF, Settings
 from packs.loader import Packs
 
@@ -35,6 +35,7 @@ TABLES = (
     "features_snapshot",
     "market_snapshot",
     "anomaly_event",
+    "shadow_event",
     "suppression",
     "dead_letter",
     "gap",
@@ -77,7 +78,15 @@ def servers(given: Given, packs: Packs, settings: Settings, feed: str) -> Iterat
     check_schema_name(given.schema)
     _add_kafka(made, given, settings)
     url, name = _database_url(given.database, settings)
-    database = Database(settings.data_dir, url, schema=given.schema, packs=packs, replay_of=True)
+    database = Database(
+        settings.data_dir,
+        url,
+        schema=given.schema,
+        packs=packs,
+        run=REPLAY,
+        environment=settings.topic_suffix,
+        replay_of=True,
+    )
     try:
         with _named(name):
             _add_database(made, database, given, packs, feed)

@@ -165,6 +165,7 @@ def test_table_and_topic_are_the_events_file(
             "features_snapshot": counts["rows"] - amended(Path("out/rows.ndjson")),
             "market_snapshot": counts["frames"] - amended(Path("out/frames.ndjson")),
             "anomaly_event": counts["events"],
+            "shadow_event": counts["shadow"],
             "suppression": counts["suppressed"],
             "dead_letter": 0,
             "gap": 1,
