@@ -6,7 +6,9 @@ import os
 import shlex
 import signal
 import subprocess
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +154,62 @@ def test_a_kill_repeats_a_batch_at_most(
     assert sorted({*before, *after}) == ids
     batch = READ_BYTES // len(orjson.dumps(EVENTS[0]))
     assert len(before) + len(after) - len(ids) <= batch
+
+
+class Channel(BaseHTTPRequestHandler):
+    """A webhook that lets the test act on a message before it answers."""
+
+    def do_POST(self) -> None:
+        """Take a message."""
+        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        self.server.taken.append(body)  # type: ignore[attr-defined]
+        self.server.on_message()  # type: ignore[attr-defined]
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+def test_a_kill_sends_a_message_again_and_leaves_none_out(
+    alpha: Any, alpha_command: Callable[..., list[str]], topic: Path, tmp_path: Path
+) -> None:
+    """SIGKILL while the first digest is on its way: the next run sends it and all others."""
+    symbols = {f"COIN{number:02}" for number in range(60)}
+    events = [
+        {
+            **EVENTS[0],
+            "event_id": f"01a0c523-a0e6-79ba-9e13-{number:012x}",
+            "symbol": symbol,
+            "debounce_key": f"{symbol}:spike:1m",
+            "incident_id": f"2026-09-21T18:04:00Z:spike:{number % 4}",
+        }
+        for number, symbol in enumerate(sorted(symbols))
+    ]
+    topic.write_bytes(b"".join(orjson.dumps(event) + b"\n" for event in events))
+    with ThreadingHTTPServer(("127.0.0.1", 0), Channel) as server:
+        server.taken = []  # type: ignore[attr-defined]
+        threading.Thread(target=server.serve_forever).start()
+        address = f"json://127.0.0.1:{server.server_address[1]}/x"
+        arguments = ["tail", "--json", "--state", tmp_path / "state.json", "--to", address]
+        arguments += ["--digest-sec", "1", "--per-minute", "1000", "--max-age-sec", "0"]
+        with subprocess.Popen(
+            alpha_command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
+            server.on_message = process.kill  # type: ignore[attr-defined]
+            process.communicate(timeout=60)
+            assert process.returncode == -signal.SIGKILL
+        server.on_message = lambda: None  # type: ignore[attr-defined]
+        before: list[str] = list(server.taken)  # type: ignore[attr-defined]
+        ran = alpha(*arguments, "--no-follow")
+        after: list[str] = server.taken[len(before) :]  # type: ignore[attr-defined]
+        server.shutdown()
+    assert len(before) == 1
+    assert ran.out == ""  # the state knew them, with what waited
+    assert "delivered 60, offered 60, messages 4," in ran.err
+    told = [symbol for symbol in sorted(symbols) if any(symbol in body for body in after)]
+    assert told == sorted(symbols)
+    assert before[0] in after
 
 
 def test_addresses_come_from_a_file(alpha: Any, topic: Path, tmp_path: Path) -> None:
