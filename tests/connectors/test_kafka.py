@@ -15,11 +15,12 @@ import yaml
 from bytewax.dataflow import Dataflow
 from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import TestingSource, cluster_main, run_main
-from confluent_kafka import Consumer, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 from confluent_kafka.cimpl import NewTopic
 from jsonschema import Draft202012Validator
 
+from dataflows.connectors.clock import SystemClock
 from dataflows.connectors.kafka import (
     DLQ_PARTITIONS,
     EVENT_PARTITIONS,
@@ -53,6 +54,7 @@ PINNED = [
 PHASE = Phase(1_756_891_800_000, False, 2, 1_756_891_801_500)
 DAY_MS = 86_400_000
 READ_S = 20.0
+NOT_LEADER = KafkaError.NOT_LEADER_FOR_PARTITION
 
 # Keys with their murmur2, from the tests of Kafka's own clients.
 JAVA_HASHES = {
@@ -121,7 +123,7 @@ def read(bootstrap: str, topic: str) -> list[Message]:
     )
     parts = reader.list_topics(topic, timeout=READ_S).topics[topic].partitions
     places = [TopicPartition(topic, part, 0) for part in parts]
-    left = sum(reader.get_watermark_offsets(place, timeout=READ_S)[1] for place in places)
+    left = sum(end_of(reader, place) for place in places)
     reader.assign(places)
     found: list[Message] = []
     while left > len(found):
@@ -131,6 +133,19 @@ def read(bootstrap: str, topic: str) -> list[Message]:
         found.append(message)
     reader.close()
     return sorted(found, key=lambda m: (m.partition() or 0, m.offset() or 0))
+
+
+def end_of(reader: Consumer, place: TopicPartition) -> int:
+    """Where a partition ends; a broker that has just started may not lead it yet."""
+    clock = SystemClock()
+    until_s = clock.monotonic_s() + READ_S
+    while True:
+        try:
+            return int(reader.get_watermark_offsets(place, timeout=READ_S)[1])
+        except KafkaException as error:
+            if error.args[0].code() != NOT_LEADER or clock.monotonic_s() >= until_s:
+                raise
+            clock.sleep(0.2)
 
 
 def ids(messages: list[Message]) -> list[str]:
