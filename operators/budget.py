@@ -51,11 +51,11 @@ class Budget:
         return BudgetState()
 
     def step(self, state: BudgetState, item: ScoredItem) -> list[Published]:
-        """Take one asset's item; return the phase's account when it is complete."""
+        """Take one asset's item; return the accounts of the phases that are complete."""
         phase = item.phase
         expected = phase.n_assets + 1  # the assets and MARKET
-        items = state.join.collect(phase, item.asset_uid, item, expected=expected)
-        return [] if items is None else [self._settle(state, phase, items)]
+        complete = state.join.collect(phase, item.asset_uid, item, expected=expected)
+        return [self._settle(state, items[0].phase, items) for items in complete]
 
     def _settle(self, state: BudgetState, phase: Phase, items: list[ScoredItem]) -> Published:
         """Publish what the minute has left: its amendments share the cap with its seal."""

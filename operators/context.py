@@ -90,10 +90,12 @@ class Context:
         return ContextState()
 
     def step(self, state: ContextState, item: RowItem) -> list[MarketPhase | ScoreItem]:
-        """Take one asset's item; return the phase when it is complete."""
-        phase = item.phase
-        items = state.join.collect(phase, item.asset_uid, item, expected=phase.n_assets)
-        return [] if items is None else self._complete(state, phase, items)
+        """Take one asset's item; return the phases that are complete."""
+        phase, outputs = item.phase, list[MarketPhase | ScoreItem]()
+        complete = state.join.collect(phase, item.asset_uid, item, expected=phase.n_assets)
+        for items in complete:
+            outputs += self._complete(state, items[0].phase, items)
+        return outputs
 
     def _complete(
         self, state: ContextState, phase: Phase, items: list[RowItem]

@@ -16,18 +16,21 @@ PENDING_PHASES_MAX = 2 * (7 * 1440 + 60)
 
 
 class Join(msgspec.Struct, Generic[T]):
-    """Items by phase and asset, until a phase has all of its own.
+    """Items by phase and asset, until a phase has all of its own and none before it is pending.
 
-    Keys order phases: twice the minute, plus one when final. `done` is the last complete one.
+    Keys order phases: twice the minute, plus one when final. `done` is the last that was returned.
     """
 
     pending: dict[int, dict[int, T]] = {}
     done: int = 0
+    expected: dict[int, int] = {}
 
-    def collect(self, phase: Phase, asset_uid: int, item: T, *, expected: int) -> list[T] | None:
-        """File an item; return all of its phase in asset order once `expected` are there.
+    def collect(self, phase: Phase, asset_uid: int, item: T, *, expected: int) -> list[list[T]]:
+        """File an item; return the phases that are complete now, each in asset order.
 
-        Each asset sends its phases in order, so they complete in order; anything else is a bug.
+        A phase needs `expected` items. Each asset sends its phases in order, so they complete in
+        order, unless the roster shrinks: the assets that stay may complete the next phase before
+        one that left has sent its last item. The next phase then waits.
         """
         key = 2 * phase.minute_ms + phase.final
         assert key > self.done, f"asset {asset_uid} sent {phase} after {self.done} was complete"
@@ -35,8 +38,16 @@ class Join(msgspec.Struct, Generic[T]):
         assert len(self.pending) <= PENDING_PHASES_MAX, f"join stuck since {min(self.pending)}"
         assert asset_uid not in collected, f"asset {asset_uid} sent {phase} twice"
         collected[asset_uid] = item
-        if len(collected) < expected:
-            return None
-        self.done = key
-        del self.pending[key]
-        return [collected[uid] for uid in sorted(collected)]
+        self.expected[key] = expected
+        complete: list[list[T]] = []
+        if len(collected) < expected:  # nearly every item
+            return complete
+        while self.pending and self._is_complete(first := min(self.pending)):
+            self.done = first
+            del self.expected[first]
+            found = self.pending.pop(first)
+            complete.append([found[uid] for uid in sorted(found)])
+        return complete
+
+    def _is_complete(self, key: int) -> bool:
+        return key in self.expected and len(self.pending[key]) >= self.expected[key]

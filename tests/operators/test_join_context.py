@@ -161,10 +161,10 @@ def phase(minute: int, *, final: bool = False, n: int = 3) -> Phase:
 def test_a_phase_is_complete_when_all_have_sent() -> None:
     """Whatever the order of arrival, they come out by asset."""
     join = Join[str]()
-    assert join.collect(phase(1), 7, "c", expected=3) is None
-    assert join.collect(phase(1), -1, "a", expected=3) is None
-    assert join.collect(phase(1), 3, "b", expected=3) == ["a", "b", "c"]
-    assert join.pending == {}
+    assert join.collect(phase(1), 7, "c", expected=3) == []
+    assert join.collect(phase(1), -1, "a", expected=3) == []
+    assert join.collect(phase(1), 3, "b", expected=3) == [["a", "b", "c"]]
+    assert join.pending == join.expected == {}
 
 
 def test_sealed_and_final_are_two_phases() -> None:
@@ -175,9 +175,9 @@ def test_sealed_and_final_are_two_phases() -> None:
     """
     join = Join[str]()
     for p in (phase(1), phase(1, final=True), phase(2)):
-        assert join.collect(p, 1, "one", expected=2) is None
+        assert join.collect(p, 1, "one", expected=2) == []
     for p in (phase(1), phase(1, final=True), phase(2)):
-        assert join.collect(p, 2, "two", expected=2) == ["one", "two"]
+        assert join.collect(p, 2, "two", expected=2) == [["one", "two"]]
 
 
 @given(st.data())
@@ -189,9 +189,7 @@ def test_property_arrival_order_between_assets_does_not_matter(data: st.DataObje
     while any(waiting.values()):
         uid = data.draw(st.sampled_from([u for u, left in waiting.items() if left]))
         p = waiting[uid].pop(0)
-        done = join.collect(p, uid, uid, expected=3)
-        if done is not None:
-            complete.append((p, done))
+        complete += [(p, done) for done in join.collect(p, uid, uid, expected=3)]
     assert complete == [(p, [0, 4, 9]) for p in phases]
 
 
@@ -212,21 +210,30 @@ def test_an_item_after_its_phase_is_a_bug_too() -> None:
         join.collect(phase(1), 1, "x", expected=2)
 
 
-def test_phases_that_complete_out_of_order_are_a_bug() -> None:
-    """The second minute cannot be complete before the first."""
-    join = Join[str]()
-    join.collect(phase(1), 1, "one", expected=2)
-    join.collect(phase(2), 1, "one", expected=2)
-    join.collect(phase(2), 2, "two", expected=2)
-    with pytest.raises(AssertionError):
-        join.collect(phase(1), 2, "two", expected=2)
+@given(st.data())
+def test_property_a_phase_waits_for_those_before_it(data: st.DataObject) -> None:
+    """When an asset leaves, the others have the next minutes together before its last one came.
+
+    asset 1   1 2 3 4
+    asset 2             1 2 3 4
+    asset 3                     1 2 -> 1, 2, 3, 4
+    """
+    rosters = {1: (1, 2, 3), 2: (1, 2, 3), 3: (1, 2), 4: (1, 2)}
+    waiting = {uid: [m for m, r in rosters.items() if uid in r] for uid in (1, 2, 3)}
+    join, complete = Join[int](), []
+    while any(waiting.values()):
+        uid = data.draw(st.sampled_from([u for u, left in waiting.items() if left]))
+        minute = waiting[uid].pop(0)
+        expected = len(rosters[minute])
+        complete += join.collect(phase(minute, n=expected), uid, uid, expected=expected)
+    assert complete == [list(roster) for roster in rosters.values()]
 
 
 def test_a_join_that_waits_for_ever_fails() -> None:
     """Two weeks of minutes and one asset that never answers."""
     join = Join[int]()
     for minute in range(1, PENDING_PHASES_MAX + 1):
-        assert join.collect(phase(minute), 1, 1, expected=2) is None
+        assert join.collect(phase(minute), 1, 1, expected=2) == []
     with pytest.raises(AssertionError, match="stuck"):
         join.collect(phase(PENDING_PHASES_MAX + 1), 1, 1, expected=2)
 
