@@ -42,6 +42,9 @@ TOPICS = {
     ),
 }
 DLQ_TOPIC = "alpha.events.dlq"
+# Between the parts of a flow that runs in several processes; no contract, other programs stay away.
+TICKS_TOPIC = "alpha.ticks.v0"
+ROWS_TOPIC = "alpha.rows.v0"
 CLOUD_TYPE = f"alpha.event.v{CONTRACT_VERSION}"
 SCHEMA_ID = f"urn:alpha-detector:event:v{CONTRACT_VERSION}"
 

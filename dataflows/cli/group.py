@@ -35,6 +35,7 @@ COMMANDS = {
     ),
     "evaluate": Entry("evaluate", "Measure the events of minute bars: rates, lift, labels."),
     "record": Entry("record", "Record the venue into a tick log, and nothing else."),
+    "forward": Entry("forward", "Copy a tick log to Kafka, for shards on other machines."),
     "import": Entry("imports", "Turn recordings of others into a tick log or a bars file."),
     "events": Entry("events", "Show events of a replay or of the live topic."),
     "explain": Entry("explain", "Say why an event was published, and make it again."),

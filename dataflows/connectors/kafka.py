@@ -38,6 +38,7 @@ _SLICE_S = 0.5  # between two looks at what has failed, and at Ctrl-C
 _QUIET_S = 10.0  # between two lines about the same trouble
 _REPORTS_MAX = 3  # failures that an error quotes
 _JSON = b"application/json"
+PARTITION_BY_KEY = -1
 
 Headers = list[tuple[str, str | bytes | None]]
 
@@ -58,12 +59,16 @@ class TopicNames(NamedTuple):
 
 
 class Record(NamedTuple):
-    """A message as it goes out: key and value as bytes, headers in order."""
+    """A message as it goes out: key and value as bytes, headers in order.
+
+    partition : where to; left out, the key decides.
+    """
 
     topic: str
     key: bytes
     value: bytes
     headers: Headers
+    partition: int = PARTITION_BY_KEY
 
 
 def topic_names(suffix: str | None = None) -> TopicNames:
@@ -142,21 +147,35 @@ class Bus:
             **self._client(),
         }
 
+    def reader_config(self) -> dict[str, Any]:
+        """Return the settings of a consumer that joins no group and keeps its positions itself."""
+        return {
+            "group.id": "alpha-detector",  # asked for by the library; never joined
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "auto.offset.reset": "error",  # what is gone is never passed over in silence
+            "queued.max.messages.kbytes": 16_384,
+            "fetch.queue.backoff.ms": 10,
+            **self._client(),
+        }
+
     def ensure_topics(self, names: Iterable[str]) -> list[str]:
         """Make the topics that are missing, and return them; those that exist stay as they are."""
+        return self.ensure([_new_topic(name) for name in names])
+
+    def ensure(self, topics: Iterable[NewTopic]) -> list[str]:
+        """Make those of the topics that are missing, as they are described; return their names."""
         client = AdminClient(self._client())
         wait_s = max(self.wait_s, 1.0)
         try:
             there = client.list_topics(timeout=wait_s).topics
         except KafkaException as error:
             raise BusError(f"no broker of {self.bootstrap} answers: {_text(error)}") from error
-        missing = [name for name in names if name not in there]
+        missing = [topic for topic in topics if topic.topic not in there]
         made: list[str] = []
         if not missing:
             return made
-        for name, done in client.create_topics(
-            [_new_topic(name) for name in missing], request_timeout=wait_s
-        ).items():
+        for name, done in client.create_topics(missing, request_timeout=wait_s).items():
             try:
                 done.result(wait_s + 1.0)
                 made.append(name)
@@ -219,6 +238,7 @@ class Publisher:
                     key=record.key,
                     value=record.value,
                     headers=record.headers,
+                    partition=record.partition,
                     on_delivery=self._heard,
                 )
             except BufferError:  # the local queue is full

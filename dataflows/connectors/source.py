@@ -84,6 +84,17 @@ class LogSource(FixedPartitionedSource[Item, bytes]):
         return LogPartition(self, state)
 
 
+def feed_reader(state: FeedState, features: FeaturePack) -> FeedReader:
+    """Return a reader of lines that goes on from a state, with the closings of a pack."""
+    lattice = features.lattice
+    return FeedReader(
+        state,
+        lateness_ms=lattice.lateness_ms,
+        grace_ms=lattice.grace_ms,
+        arrival_jump_gap_ms=lattice.arrival_jump_gap_ms,
+    )
+
+
 class LogPartition(StatefulSourcePartition[Item, bytes]):
     """The open log and the reader of its lines."""
 
@@ -93,13 +104,7 @@ class LogPartition(StatefulSourcePartition[Item, bytes]):
             source.recording.start()
         if state is None:
             state = SourceState(self._beginning(), FeedState())
-        lattice = source.features.lattice
-        self._feed = FeedReader(
-            state.feed,
-            lateness_ms=lattice.lateness_ms,
-            grace_ms=lattice.grace_ms,
-            arrival_jump_gap_ms=lattice.arrival_jump_gap_ms,
-        )
+        self._feed = feed_reader(state.feed, source.features)
         self._log = TickLogReader(
             source.path, state.position, on_reject=state.feed.count, follow=source.follow
         )
