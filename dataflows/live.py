@@ -9,10 +9,10 @@ this module opens nothing; `flow()` reads the environment (`dataflows/settings.p
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import bytewax.operators as op
 import structlog
@@ -29,13 +29,14 @@ from dataflows.connectors.kafka_options import OptionsError, options_of
 from dataflows.connectors.recorder import Recorder, RecorderConfig
 from dataflows.connectors.source import LogSource
 from dataflows.connectors.topics import MARKET_PRODUCTS, EventsSink, RowsAndFramesSink
-from dataflows.market import judge
+from dataflows.halves import Products, assemble, baselines, judge, mark, normalize
 from dataflows.settings import DATABASE_OFF, Settings, SettingsError
-from dataflows.shard import assemble, baselines, mark, normalize
 from operators.modes import Run
 from operators.records import BarItem
 from packs.loader import PackError, Packs, load_packs
 from packs.schema import Canary
+
+T = TypeVar("T")
 
 TICKS = "ticks"  # name of the recording: its directory, and the feed of its gaps
 
@@ -70,16 +71,20 @@ def _finish(
     flow: Dataflow, bars: KeyedStream[BarItem], packs: Packs, sinks: Sinks, run: Run | None
 ) -> Dataflow:
     rows = normalize(bars, packs, hands_out=bool(sinks.baselines))
-    products = judge(mark(rows, packs), packs, run)
-    for name, sink in sinks.market.items():
-        op.output(f"rows-{name}", products.market, sink)
-    for name, sink in sinks.published.items():
-        op.output(f"events-{name}", products.published, sink)
+    deliver(judge(mark(rows, packs), packs, run), sinks)
     if sinks.baselines:
         stored = baselines(rows)
         for name, sink in sinks.baselines.items():
             op.output(f"baselines-{name}", stored, sink)
     return flow
+
+
+def deliver(products: Products, sinks: Sinks) -> None:
+    """Send rows, frames and events to their sinks, each a step."""
+    for name, sink in sinks.market.items():
+        op.output(f"rows-{name}", products.market, sink)
+    for name, sink in sinks.published.items():
+        op.output(f"events-{name}", products.published, sink)
 
 
 def recorder_config(settings: Settings, packs: Packs) -> RecorderConfig:
@@ -108,6 +113,11 @@ def live_database(settings: Settings, packs: Packs) -> Database | None:
         environment=settings.topic_suffix,
         retain=True,
     )
+
+
+def _live_edges(settings: Settings, packs: Packs) -> tuple[Database | None, Sinks]:
+    database = live_database(settings, packs)
+    return database, live_sinks(settings, packs, database)
 
 
 def live_sinks(settings: Settings, packs: Packs, database: Database | None) -> Sinks:
@@ -146,19 +156,26 @@ def _event_sinks(settings: Settings, topics: Path) -> dict[str, Sink[Any]]:
     }
 
 
-def flow() -> Dataflow:
-    """Return the live flow; a wrong environment or pack is one message, not a traceback."""
+def configure(make: Callable[[Settings, Packs], T]) -> tuple[Settings, Packs, T]:
+    """Read environment and packs and make a flow's edges; what is wrong is one message, not a
+    traceback.
+    """
     try:
         settings = Settings.from_env()
         packs = load_packs(settings.feature_pack, settings.detector_pack, settings.universe)
-        database = live_database(settings, packs)
-        sinks = live_sinks(settings, packs, database)
+        edges = make(settings, packs)
     except (SettingsError, PackError, DsnError, OptionsError) as error:
         sys.exit(str(error))
     for note in (*packs.notes, *run_notes(settings.run, packs.canary)):
         print(f"note: {note}", file=sys.stderr)
     # stdout carries the console's minutes and events; incidents go beside it.
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    return settings, packs, edges
+
+
+def flow() -> Dataflow:
+    """Return the live flow."""
+    settings, packs, (database, sinks) = configure(_live_edges)
     source = LogSource(
         path=settings.data_dir / TICKS,
         features=packs.features,

@@ -1,38 +1,44 @@
-"""The cross-asset half of the flow: rows with candidates -> frames, events, suppressions."""
+"""The join of a flow that runs in several processes: rows from Kafka -> frames and events.
+
+    python -m bytewax.run dataflows.market
+
+reads the rows of all shards from `alpha.rows.v0` and writes what the live flow writes, byte by
+byte. One process: it sees every asset of a minute. Design 3, docs/scaling.md.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import bytewax.operators as op
+from bytewax.dataflow import Dataflow
+from bytewax.inputs import Source
 
-from bytewax.operators import KeyedStream
-
-from dataflows.version import GIT_COMMIT, PRODUCER
-from operators.budget import Budget, BudgetState
-from operators.context import Context, ContextState
-from operators.engine import Packed, rekey, stateful, to_all
+from dataflows.connectors.kafka_partition import flow_topics
+from dataflows.connectors.kafka_rows import KafkaRowsSource
+from dataflows.halves import judge
+from dataflows.live import Sinks, configure, deliver, live_database, live_sinks
+from dataflows.settings import Settings
+from dataflows.shard import bus_of
 from operators.modes import Run
-from operators.records import MarketPhase, Published, RowItem, ScoredItem, ScoreItem, key_of
-from operators.score import Score, ScoreState
+from operators.records import RowItem
 from packs.loader import Packs
 
 
-class Products(NamedTuple):
-    """What leaves the flow, both complete per phase and in order."""
-
-    market: KeyedStream[MarketPhase]
-    published: KeyedStream[Published]
-
-
-def judge(marked: KeyedStream[RowItem], packs: Packs, run: Run | None = None) -> Products:
-    """Join the assets, score the candidates, cap the events, and send each where the run says."""
-    gathered = rekey("gather", marked, to_all, RowItem)
-    joined = stateful("context", gathered, Context(packs), Packed(ContextState))
-    market = rekey("market", joined, to_all, MarketPhase)
-    by_asset = rekey("scatter", joined, _asset_key, ScoreItem)
-    scored = stateful("score", by_asset, Score(packs, PRODUCER, GIT_COMMIT), Packed(ScoreState))
-    settled = rekey("settle", scored, to_all, ScoredItem)
-    return Products(market, stateful("budget", settled, Budget(packs, run), Packed(BudgetState)))
+def build(
+    rows: Source[tuple[str, RowItem]], packs: Packs, sinks: Sinks, run: Run | None = None
+) -> Dataflow:
+    """Return the flow from rows to events. run : who hears them; by default everybody."""
+    flow = Dataflow("market")
+    deliver(judge(op.input("rows", flow, rows), packs, run), sinks)
+    return flow
 
 
-def _asset_key(item: ScoreItem) -> str:
-    return key_of(item.asset_uid)
+def _edges(settings: Settings, packs: Packs) -> tuple[KafkaRowsSource, Sinks]:
+    topic = flow_topics(settings.topic_suffix).rows
+    rows = KafkaRowsSource(bus_of(settings), topic, packs.config_hash)
+    return rows, live_sinks(settings, packs, live_database(settings, packs))
+
+
+def flow() -> Dataflow:
+    """Return the flow of the join, with the sinks of a live run."""
+    settings, packs, (rows, sinks) = configure(_edges)
+    return build(rows, packs, sinks, settings.run)

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from operators.modes import Run
+from operators.sharding import share_of
 
 PREFIX = "ALPHA_"
 DATABASE_OFF = "off"
@@ -60,6 +61,12 @@ class Settings(BaseModel):
     emit_events: bool = Field(
         True, description="the kill switch: `false` publishes no event, everything else goes on"
     )
+    shard: str | None = Field(
+        None, description="`I/K` of a split flow: assets whose uid leaves I when divided by K"
+    )
+    ticks: Literal["log", "kafka"] = Field(
+        "log", description="where a shard reads ticks: the log under the data directory, or Kafka"
+    )
     feature_pack: Path | None = Field(None, description="feature pack file")
     detector_pack: Path | None = Field(None, description="detector pack file")
     universe: Path | None = Field(None, description="universe policy file")
@@ -69,6 +76,13 @@ class Settings(BaseModel):
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(coin.strip() for coin in value.split(",") if coin.strip()) or None
+        return value
+
+    @field_validator("shard")
+    @classmethod
+    def _is_shard(cls, value: str | None) -> str | None:
+        if value is not None and share_of(value) is None:
+            raise ValueError("expected I/K with 0 <= I < K, such as 0/3")
         return value
 
     @property

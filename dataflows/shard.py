@@ -1,46 +1,106 @@
-"""The per-asset half of the flow: ticks -> bars -> rows with candidates."""
+"""One shard of a flow that runs in several processes: ticks -> rows with candidates -> Kafka.
+
+    ALPHA_SHARD=0/3 python -m bytewax.run dataflows.shard
+
+reads all ticks (from the log, or with ALPHA_TICKS=kafka from `alpha.ticks.v0`), keeps its share of
+the assets, and writes their rows to its partition of `alpha.rows.v0`. `market.py` reads them.
+Design 3, docs/scaling.md.
+"""
 
 from __future__ import annotations
 
-import bytewax.operators as op
-from bytewax.operators import KeyedStream
+import sys
+from typing import Any, cast
 
-from operators.assemble import Assemble, AssemblyState
-from operators.detect import Detect
-from operators.engine import ALL, Compressed, stateful
-from operators.normalize import Normalize
-from operators.records import BarItem, BaselineState, Boundary, RowItem, Ticks
+import bytewax.operators as op
+from bytewax.dataflow import Dataflow
+from bytewax.inputs import FixedPartitionedSource
+from bytewax.operators import KeyedStream
+from bytewax.outputs import Sink
+
+from dataflows.connectors.database import Database
+from dataflows.connectors.kafka import Bus
+from dataflows.connectors.kafka_options import options_of
+from dataflows.connectors.kafka_partition import flow_topics
+from dataflows.connectors.kafka_rows import KafkaRowsSink, RowsMaker
+from dataflows.connectors.kafka_ticks import KafkaTicksSource
+from dataflows.connectors.share_source import ShareSource
+from dataflows.connectors.source import HoleLog, Item, LogSource
+from dataflows.halves import assemble, mark, normalize
+from dataflows.live import TICKS, configure
+from dataflows.settings import DATABASE_OFF, Settings
+from operators.engine import Packed, rekey, stateful, to_all
+from operators.records import Boundary, RowItem, Ticks
+from operators.sharding import Closing, ClosingState, PhaseShare, ShardPhase, Share, share_of
 from packs.loader import Packs
 
 
-def assemble(ticks: KeyedStream[Ticks | Boundary], packs: Packs) -> KeyedStream[BarItem]:
-    """One `BarItem` per asset and phase, from ticks and boundaries on one path."""
-    return stateful("assemble", ticks, Assemble(packs.features), Compressed(AssemblyState))
+def build(
+    ticks: FixedPartitionedSource[Item, bytes],
+    packs: Packs,
+    share: Share,
+    sinks: dict[str, Sink[Any]],
+) -> Dataflow:
+    """Return the flow of a shard; the sinks get ("ALL", ShardPhase), in the order of closing."""
+    flow = Dataflow("shard")
+    items = op.input("ticks", flow, ShareSource(ticks, share))
+    kinds = op.branch("kinds", items, _is_closing)
+    own = cast("KeyedStream[Ticks | Boundary]", kinds.falses)
+    marked = mark(normalize(assemble(own, packs), packs), packs)
+    gathered = rekey("gather", marked, to_all, RowItem)
+    waiting = op.merge("merge", gathered, kinds.trues)
+    whole: KeyedStream[ShardPhase] = stateful("close", waiting, Closing(), Packed(ClosingState))
+    for name, sink in sinks.items():
+        op.output(f"rows-{name}", whole, sink)
+    return flow
 
 
-def normalize(
-    bars: KeyedStream[BarItem], packs: Packs, *, hands_out: bool = False
-) -> KeyedStream[RowItem]:
-    """Normalise bars into rows; hands_out : once an hour with the baselines behind them."""
-    step = Normalize(packs, hands_out=hands_out)
-    rows: KeyedStream[RowItem] = stateful("normalize", bars, step, step.codec())
-    return rows
+def _is_closing(item: tuple[str, object]) -> bool:
+    return isinstance(item[1], PhaseShare)
 
 
-def baselines(rows: KeyedStream[RowItem]) -> KeyedStream[tuple[BaselineState, ...]]:
-    """The baselines that are handed out, an asset's at a time."""
-
-    def batch(items: list[tuple[str, RowItem]]) -> list[tuple[str, tuple[BaselineState, ...]]]:
-        return [(ALL, item.baselines) for _, item in items if item.baselines]
-
-    return op.flat_map_batch("baselines", rows, batch)
+def rows_sink(settings: Settings, packs: Packs, share: Share) -> KafkaRowsSink:
+    """Return where the rows of a shard go."""
+    topic = flow_topics(settings.topic_suffix).rows
+    maker = RowsMaker(topic, share, packs.config_hash, packs.feature_pack)
+    return KafkaRowsSink(bus_of(settings), maker)
 
 
-def mark(rows: KeyedStream[RowItem], packs: Packs) -> KeyedStream[RowItem]:
-    """Find the candidates on the rows."""
-    detect = Detect(packs)
+def ticks_source(
+    settings: Settings, packs: Packs, holes: HoleLog | None
+) -> FixedPartitionedSource[Item, bytes]:
+    """Return all ticks, from their beginning: every shard must have the same."""
+    if settings.ticks == "kafka":
+        topic = flow_topics(settings.topic_suffix).ticks
+        return KafkaTicksSource(bus_of(settings), topic, packs.features, holes=holes)
+    return LogSource(settings.data_dir / TICKS, packs.features, follow=True, holes=holes)
 
-    def batch(items: list[tuple[str, RowItem]]) -> list[tuple[str, RowItem]]:
-        return [(key, marked) for key, item in items for marked in detect.step(None, item)]
 
-    return op.flat_map_batch("detect", rows, batch)
+def hole_log(settings: Settings, packs: Packs, share: Share) -> HoleLog | None:
+    """Return where holes of the recording are noted: by the first shard, in a given database."""
+    if share.index or settings.database_url in (None, DATABASE_OFF):
+        return None
+    return Database(settings.data_dir, settings.database_url).hole_log(packs.features, TICKS)
+
+
+def bus_of(settings: Settings) -> Bus:
+    """Return the cluster; without one there is one message."""
+    if settings.kafka_bootstrap is None:
+        sys.exit("ALPHA_KAFKA_BOOTSTRAP: expected HOST:PORT of Kafka, which joins a split flow")
+    return Bus(settings.kafka_bootstrap, options=options_of(settings))
+
+
+def _edges(
+    settings: Settings, packs: Packs
+) -> tuple[Share, FixedPartitionedSource[Item, bytes], KafkaRowsSink]:
+    share = share_of(settings.shard or "")
+    if share is None:
+        sys.exit("ALPHA_SHARD: expected I/K, this shard's number and how many there are, as 0/3")
+    ticks = ticks_source(settings, packs, hole_log(settings, packs, share))
+    return share, ticks, rows_sink(settings, packs, share)
+
+
+def flow() -> Dataflow:
+    """Return the flow of this process's shard."""
+    _, packs, (share, ticks, rows) = configure(_edges)
+    return build(ticks, packs, share, {"kafka": rows})

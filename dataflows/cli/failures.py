@@ -39,7 +39,6 @@ KNOWN = {
     "dataflows.connectors.kafka_options.OptionsError": USAGE,
     "dataflows.connectors.state_file.StateError": INPUT,
     "dataflows.connectors.topic_source.SourceError": FAILED,
-    "dataflows.connectors.kafka.BusError": FAILED,
     "dataflows.connectors.topics.TopicError": FAILED,
     "dataflows.connectors.embedded_postgres.PostgresError": FAILED,
     "dataflows.connectors.migrate.MigrationError": FAILED,

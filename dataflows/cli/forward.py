@@ -11,6 +11,7 @@ from dataflows.cli.failures import USAGE, Problem
 from dataflows.cli.record import told_to_stop
 from dataflows.cli.screen import AsJson, put, put_json, say
 from dataflows.connectors.kafka import WAIT_S, Bus
+from dataflows.connectors.kafka_options import options_of
 from dataflows.connectors.kafka_partition import flow_topics
 from dataflows.connectors.kafka_ticks import TicksForwarder
 from dataflows.connectors.source import CHUNK_LINES
@@ -43,7 +44,7 @@ def run(
         raise Problem("ALPHA_KAFKA_BOOTSTRAP: expected HOST:PORT of Kafka, found nothing", USAGE)
     path = log or settings.data_dir / "ticks"
     topic = flow_topics(settings.topic_suffix).ticks
-    bus = Bus(settings.kafka_bootstrap, WAIT_S)
+    bus = Bus(settings.kafka_bootstrap, WAIT_S, options=options_of(settings))
     forwarder = TicksForwarder(bus, topic, path, follow=not once)
     began = forwarder.sequence
     if not as_json:

@@ -1,0 +1,91 @@
+"""The two halves of the flow, as streams: per asset up to the candidates, then across assets.
+
+    ticks -> assemble -> mark -> rows with candidates -> judge -> frames, events, suppressions
+
+`live.py` has both in one process; `shard.py` has the first and `market.py` the second.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import bytewax.operators as op
+from bytewax.operators import KeyedStream
+
+from dataflows.version import GIT_COMMIT, PRODUCER
+from operators.assemble import Assemble, AssemblyState
+from operators.budget import Budget, BudgetState
+from operators.context import Context, ContextState
+from operators.detect import Detect
+from operators.engine import ALL, Compressed, Packed, rekey, stateful, to_all
+from operators.modes import Run
+from operators.normalize import Normalize
+from operators.records import (
+    BarItem,
+    BaselineState,
+    Boundary,
+    MarketPhase,
+    Published,
+    RowItem,
+    ScoredItem,
+    ScoreItem,
+    Ticks,
+    key_of,
+)
+from operators.score import Score, ScoreState
+from packs.loader import Packs
+
+
+def assemble(ticks: KeyedStream[Ticks | Boundary], packs: Packs) -> KeyedStream[BarItem]:
+    """One `BarItem` per asset and phase, from ticks and boundaries on one path."""
+    return stateful("assemble", ticks, Assemble(packs.features), Compressed(AssemblyState))
+
+
+def normalize(
+    bars: KeyedStream[BarItem], packs: Packs, *, hands_out: bool = False
+) -> KeyedStream[RowItem]:
+    """Normalise bars into rows; hands_out : once an hour with the baselines behind them."""
+    step = Normalize(packs, hands_out=hands_out)
+    rows: KeyedStream[RowItem] = stateful("normalize", bars, step, step.codec())
+    return rows
+
+
+def baselines(rows: KeyedStream[RowItem]) -> KeyedStream[tuple[BaselineState, ...]]:
+    """The baselines that are handed out, an asset's at a time."""
+
+    def batch(items: list[tuple[str, RowItem]]) -> list[tuple[str, tuple[BaselineState, ...]]]:
+        return [(ALL, item.baselines) for _, item in items if item.baselines]
+
+    return op.flat_map_batch("baselines", rows, batch)
+
+
+def mark(rows: KeyedStream[RowItem], packs: Packs) -> KeyedStream[RowItem]:
+    """Find the candidates on the rows."""
+    detect = Detect(packs)
+
+    def batch(items: list[tuple[str, RowItem]]) -> list[tuple[str, RowItem]]:
+        return [(key, marked) for key, item in items for marked in detect.step(None, item)]
+
+    return op.flat_map_batch("detect", rows, batch)
+
+
+class Products(NamedTuple):
+    """What leaves the flow, both complete per phase and in order."""
+
+    market: KeyedStream[MarketPhase]
+    published: KeyedStream[Published]
+
+
+def judge(marked: KeyedStream[RowItem], packs: Packs, run: Run | None = None) -> Products:
+    """Join the assets, score the candidates, cap the events, and send each where the run says."""
+    gathered = rekey("gather", marked, to_all, RowItem)
+    joined = stateful("context", gathered, Context(packs), Packed(ContextState))
+    market = rekey("market", joined, to_all, MarketPhase)
+    by_asset = rekey("scatter", joined, _asset_key, ScoreItem)
+    scored = stateful("score", by_asset, Score(packs, PRODUCER, GIT_COMMIT), Packed(ScoreState))
+    settled = rekey("settle", scored, to_all, ScoredItem)
+    return Products(market, stateful("budget", settled, Budget(packs, run), Packed(BudgetState)))
+
+
+def _asset_key(item: ScoreItem) -> str:
+    return key_of(item.asset_uid)
