@@ -46,7 +46,7 @@ REPEATED_PHASE = "repeated_phase"
 REPEATED_PART = "repeated_part"
 BEFORE_ALL_SHARDS = "before_all_shards"
 _MESSAGES_AT_ONCE = 8
-_SAY_WAITING_S = 60.0
+_SAY_S = 60.0
 
 _log = structlog.get_logger(__name__)
 
@@ -227,6 +227,8 @@ class KafkaRowsPartition(StatefulSourcePartition[tuple[str, RowItem], bytes]):
         self._state = state
         self._shards = [self._open(index, place) for index, place in enumerate(state.places)]
         self._waiting_since_s: float | None = None
+        self._told = dict(state.counts)
+        self._told_s = -_SAY_S
 
     def _open(self, index: int, place: Place) -> _Shard:
         reader = PartitionReader(self._source.bus, self._source.topic, index, place.offset)
@@ -242,7 +244,9 @@ class KafkaRowsPartition(StatefulSourcePartition[tuple[str, RowItem], bytes]):
             if not all(shard.whole for shard in self._shards):
                 break
             items += [(key_of(item.asset_uid), item) for item in self._release()]
-        self._watch_waiting()
+        now_s = self._source.bus.clock.monotonic_s()
+        self._watch_waiting(now_s)
+        self._tell_dropped(now_s)
         if items and self._source.on_chunk is not None:
             self._source.on_chunk(self._state)
         if not items and all(shard.is_over or shard.is_full for shard in self._shards):
@@ -338,16 +342,21 @@ class KafkaRowsPartition(StatefulSourcePartition[tuple[str, RowItem], bytes]):
             items += whole.items
         return items
 
-    def _watch_waiting(self) -> None:
+    def _tell_dropped(self, now_s: float) -> None:
+        """Say what was dropped when that has changed, at most once a minute."""
+        if self._state.counts != self._told and now_s - self._told_s >= _SAY_S:
+            self._told, self._told_s = dict(self._state.counts), now_s
+            _log.info("rows dropped", **self._told)
+
+    def _watch_waiting(self, now_s: float) -> None:
         """Say once a minute for which shards the others wait."""
         behind = [shard for shard in self._shards if not shard.whole]
         if not behind or len(behind) == len(self._shards):
             self._waiting_since_s = None
             return
-        now_s = self._source.bus.clock.monotonic_s()
         if self._waiting_since_s is None:
             self._waiting_since_s = now_s
-        elif now_s - self._waiting_since_s >= _SAY_WAITING_S:
+        elif now_s - self._waiting_since_s >= _SAY_S:
             self._waiting_since_s = now_s
             _log.warning(
                 "market waits for shards",

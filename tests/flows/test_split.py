@@ -33,6 +33,7 @@ from dataflows.connectors.ticklog import TickLogReader, TickLogWriter
 from dataflows.connectors.topic_source import SourceError
 from dataflows.live import build
 from dataflows.replay import PRODUCTS, file_sinks, product_path, replay
+from dataflows.settings import Settings
 from fixtures.market import FrameOptions, Scenario, default_assets, lines
 from operators.sharding import Share
 from packs.loader import Packs, load_packs
@@ -372,6 +373,29 @@ def test_mistakes_are_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("ALPHA_SHARD", wrong)
         with pytest.raises(SystemExit, match="ALPHA_SHARD: found"):
             shard.flow()
+
+
+def test_the_first_shard_notes_the_holes(packs: Packs, tmp_path: Path) -> None:
+    """They are the same in all shards; without a database of its own a shard starts none."""
+    given = {"ALPHA_DATA_DIR": str(tmp_path), "ALPHA_DATABASE_URL": "postgresql://nowhere/x"}
+    with_database = Settings.from_env(given)
+    assert shard.hole_log(with_database, packs, Share(0, 2)) is not None
+    assert shard.hole_log(with_database, packs, Share(1, 2)) is None
+    for url in ("", "off"):
+        settings = Settings.from_env({**given, "ALPHA_DATABASE_URL": url})
+        assert shard.hole_log(settings, packs, Share(0, 2)) is None
+
+
+def test_ticks_come_from_the_log_unless_kafka_is_asked_for(packs: Packs, tmp_path: Path) -> None:
+    """From its beginning, so that all shards have the same; it is followed."""
+    given = {"ALPHA_DATA_DIR": str(tmp_path), "ALPHA_KAFKA_BOOTSTRAP": "h:1"}
+    log = shard.ticks_source(Settings.from_env(given), packs, None)
+    assert isinstance(log, LogSource)
+    assert (log.path, log.follow, log.recording) == (tmp_path / "ticks", True, None)
+    kafka = {"ALPHA_TICKS": "kafka", "ALPHA_TOPIC_SUFFIX": "blue"}
+    ticks = shard.ticks_source(Settings.from_env({**given, **kafka}), packs, None)
+    assert isinstance(ticks, KafkaTicksSource)
+    assert (ticks.topic, ticks.follow) == ("alpha.ticks.v0.blue", True)
 
 
 def test_a_store_of_another_shard_is_refused(packs: Packs, tmp_path: Path) -> None:
