@@ -27,6 +27,13 @@ from dataflows.contract import ROWS_TOPIC, TICKS_TOPIC
 MESSAGE_BYTES_MAX = 10_000_000  # a log line may have 8 MiB; the usual message is far smaller
 _WAIT_S = 10.0  # for one answer of a broker
 _RETRY_S = 0.5
+# What waiting does not cure; everything else the library goes on from.
+_FINAL = {
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_PARTITION,
+    KafkaError._UNKNOWN_TOPIC,
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+}
 
 
 class FlowTopics(NamedTuple):
@@ -105,10 +112,12 @@ class PartitionReader:
             if error is None:
                 self._follow_on(message)
                 taken.append(message)
-            elif error.fatal() or error.code() == KafkaError._AUTO_OFFSET_RESET:
+            elif error.code() == KafkaError._AUTO_OFFSET_RESET:
                 raise SourceError(
                     f"{self.name}: offset {self._expected} is not there (any more): {error.str()}"
                 )
+            elif error.fatal() or error.code() in _FINAL:
+                raise SourceError(f"{self.name}: {error.name()}: {error.str()}")
         return taken
 
     def ends(self) -> tuple[int, int]:

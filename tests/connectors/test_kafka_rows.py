@@ -306,6 +306,17 @@ def test_rows_that_expired_unread_are_an_error(rows: Rows) -> None:
         polled(rows.open(part.snapshot(), follow=True), 16)
 
 
+def test_a_topic_that_is_deleted_under_the_reader_is_an_error(rows: Rows) -> None:
+    """It would be waited for without end."""
+    rows.write(0, 0)
+    part = rows.open(follow=True)
+    polled(part, 0)
+    client = AdminClient({"bootstrap.servers": rows.bus.bootstrap})
+    client.delete_topics([rows.topic])[rows.topic].result(READ_S)
+    with pytest.raises(SourceError, match=r"(?i)unknown"):
+        polled(part, 1)
+
+
 def test_the_number_of_shards_is_that_of_the_topic(rows: Rows) -> None:
     """A shard of another number, and a store of another number, are refused at start."""
     sink = KafkaRowsSink(rows.bus, rows.maker(0, count=3))
