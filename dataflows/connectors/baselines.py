@@ -6,14 +6,15 @@ damaged one is named and skipped, the others are given back. Design 7, decision 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from bytewax.outputs import StatefulSinkPartition
 
 from dataflows.connectors.migrate import Connection, query
-from dataflows.connectors.postgres import PostgresWriter
+from dataflows.connectors.postgres import PostgresOutlet, PostgresWriter, postgres_part
+from dataflows.connectors.spool import Spooling
 from dataflows.connectors.topics import OnePartitionSink
 from operators.baselines import Baseline, CorruptState, load
 from operators.records import BaselineState
@@ -65,32 +66,27 @@ def _checked(wanted: str, feature_pack: str, updated_at: Any, n: int, content: b
     return baseline
 
 
-class _Partition(StatefulSinkPartition[tuple[BaselineState, ...], None]):
-    def __init__(self, writer: PostgresWriter) -> None:
-        self._writer = writer
-
-    def write_batch(self, values: list[tuple[BaselineState, ...]]) -> None:
-        self._writer.write_baselines(state for states in values for state in states)
-
-    def snapshot(self) -> None:
-        """Nothing to keep: what was written is committed, and writing it again is harmless."""
-
-    def close(self) -> None:
-        self._writer.close()
+_States = tuple[BaselineState, ...]
 
 
-class PostgresBaselineSink(OnePartitionSink[tuple[BaselineState, ...], None]):
+def _write(writer: PostgresWriter, items: Sequence[_States], patient: bool) -> None:
+    writer.write_baselines((state for states in items for state in states), patient=patient)
+
+
+class PostgresBaselineSink(OnePartitionSink[_States, None]):
     """Stores baselines; items are (key, the baselines of an asset).
 
-    open_writer : makes its writer.
+    open_writer : makes its writer. spooling : where they wait while the server is away.
     """
 
-    def __init__(self, open_writer: Callable[[], PostgresWriter]) -> None:
+    def __init__(
+        self, open_writer: Callable[[], PostgresWriter], spooling: Spooling | None = None
+    ) -> None:
         self._open_writer = open_writer
+        self._spooling = spooling
 
     def build_part(
         self, step_id: str, for_part: str, resume_state: None
-    ) -> StatefulSinkPartition[tuple[BaselineState, ...], None]:
-        writer = self._open_writer()
-        writer.connect()
-        return _Partition(writer)
+    ) -> StatefulSinkPartition[_States, None]:
+        outlet = PostgresOutlet(self._open_writer, _write)
+        return postgres_part(outlet, "postgres-baselines", _States, self._spooling)

@@ -11,7 +11,7 @@ import psycopg
 
 from dataflows.connectors.baselines import PostgresBaselineSink
 from dataflows.connectors.clock import Clock, SystemClock
-from dataflows.connectors.embedded_postgres import EmbeddedPostgres
+from dataflows.connectors.embedded_postgres import EmbeddedPostgres, PostgresError
 from dataflows.connectors.migrate import (
     MigrationError,
     create_partitions,
@@ -31,11 +31,13 @@ from dataflows.connectors.postgres import (
 )
 from dataflows.connectors.registry import write_packs, write_registry
 from dataflows.connectors.retention import keep_house
+from dataflows.connectors.spool import Spooling
 from operators.modes import Run
 from packs.loader import Packs
 from packs.schema import FeaturePack
 
 EMBEDDED_DIRECTORY = "postgres"
+SPOOL_DIRECTORY = "spool"
 
 
 class Database:
@@ -50,6 +52,9 @@ class Database:
     replay_of : the events are those of a replay.
     retain : once a day of labels, make the months ahead and drop what is older than it is kept.
     say : is told, in one line, what could not be done.
+
+    What the server does not take, sinks put under `data_dir`, too (spool.py); the server need not
+    answer when they are opened.
     """
 
     def __init__(
@@ -88,7 +93,10 @@ class Database:
             return self._reach()
 
     def open(self) -> str:
-        """Return the connection string of a migrated database."""
+        """Return the connection string of a migrated database.
+
+        An embedded server that ended since is started again.
+        """
         with self._lock:
             dsn = self._reach()
             if not self._ready:
@@ -107,6 +115,8 @@ class Database:
     def _reach(self) -> str:
         if self._dsn is None:
             self._dsn = self._url or self._start()
+        elif self._url is None:
+            self._restart()
         return self._dsn
 
     def _prepare(self, dsn: str) -> None:
@@ -139,7 +149,7 @@ class Database:
 
     def hole_log(self, features: FeaturePack, feed: str) -> PostgresHoleLog:
         """Return where the holes of a recording are noted, under its name."""
-        return PostgresHoleLog(lambda: self.writer(features, GAP_TABLES), feed)
+        return PostgresHoleLog(lambda: self.writer(features, GAP_TABLES), feed, self._spooling())
 
     def _keep_house(self, label_ms: int) -> None:
         """Keep the partitions in order, by the label; one that is ahead of the clock drops nothing
@@ -150,15 +160,23 @@ class Database:
 
     def market_sink(self, features: FeaturePack) -> PostgresMarketSink:
         """Return the sink of rows and frames."""
-        return PostgresMarketSink(lambda: self.writer(features, MARKET_TABLES))
+        return PostgresMarketSink(lambda: self.writer(features, MARKET_TABLES), self._spooling())
 
     def event_sink(self, features: FeaturePack) -> PostgresEventSink:
         """Return the sink of events and suppressions."""
-        return PostgresEventSink(lambda: self.writer(features, EVENT_TABLES))
+        return PostgresEventSink(lambda: self.writer(features, EVENT_TABLES), self._spooling())
+
+    def _spooling(self) -> Spooling:
+        directory = self._data_dir / SPOOL_DIRECTORY
+        if self._schema != "public":  # a replay's rows never get into the live tables
+            directory /= self._schema
+        return Spooling(directory, clock=self._clock, say=self._say)
 
     def baseline_sink(self, features: FeaturePack) -> PostgresBaselineSink:
         """Return the sink of baselines."""
-        return PostgresBaselineSink(lambda: self.writer(features, BASELINE_TABLES))
+        return PostgresBaselineSink(
+            lambda: self.writer(features, BASELINE_TABLES), self._spooling()
+        )
 
     def _register(self, dsn: str, features: FeaturePack) -> None:
         with self._lock:
@@ -185,6 +203,12 @@ class Database:
 
     def _now_ms(self) -> int:
         return self._clock.now_ns() // 1_000_000
+
+    def _restart(self) -> None:
+        try:
+            self._start()
+        except PostgresError as error:  # it worked before: an outage, not a fault of the set-up
+            raise psycopg.OperationalError(str(error)) from error
 
     def _start(self) -> str:
         server = EmbeddedPostgres(self._data_dir / EMBEDDED_DIRECTORY, own=True)

@@ -31,10 +31,10 @@ TIMEFRAMES = ("1m", "15m", "1h")
 MONTHS_AHEAD = 2
 _NETWORK = {  # a server that does not answer is a lost server; the caller's own settings win
     "connect_timeout": "5",
-    "keepalives_idle": "10",
-    "keepalives_interval": "5",
+    "keepalives_idle": "5",
+    "keepalives_interval": "2",
     "keepalives_count": "3",
-    "tcp_user_timeout": "30000",
+    "tcp_user_timeout": "10000",
 }
 # Tables that have a month partition for every month; rows have a table a timeframe.
 PARTITIONED = (

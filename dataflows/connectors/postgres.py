@@ -2,9 +2,10 @@
 one transaction.
 
 Rules of this file: a batch is copied into temporary tables and merged, so writing it twice is the
-same as once; an older revision never replaces a newer one; a lost server is waited for, with a
-bounded back-off, and the same batch is written again; a month without a partition gets one;
-anything else is a bug in the data and raises with the key of the row. Design 6, 7.
+same as once; an older revision never replaces a newer one; a lost server is tried again for some
+seconds and is then an outage (spool.py); a month without a partition gets one; a row that the
+server cannot take is set aside as a dead letter and the rest of its batch is written; tables that
+are missing, or refuse most rows, raise. Design 6, 7; docs/decisions/0013.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ import hashlib
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 from uuid import UUID
 
 import psycopg
 from bytewax.outputs import StatefulSinkPartition
+from prometheus_client import Counter
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
@@ -33,8 +36,9 @@ from dataflows.connectors.migrate import (
     open_session,
     query,
 )
+from dataflows.connectors.spool import DirectPart, Lost, SpooledPart, Spooling
 from dataflows.connectors.topics import OnePartitionSink
-from operators.contract import DeadLetter
+from operators.contract import DeadLetter, dead_letter
 from operators.feed import Hole
 from operators.lattice import day_of
 from operators.publish import canonical, dead_json, event_json
@@ -51,7 +55,17 @@ from operators.records import (
 
 _clock = SystemClock()
 
-BACKOFF_S = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0, 5.0, 5.0)  # half a minute in all
+BACKOFF_S = (0.1, 0.3, 0.6, 1.0)  # two seconds in all: a reconnect is no outage
+STATEMENT_MS = 10_000  # a server that does not answer, or a lock that is not given, is an outage
+# Rows of a table that may be set aside in a batch; if they are also half of it, the table is wrong.
+POISON_MAX = 10
+POISONED = Counter("alpha_poison_rows", "Rows that PostgreSQL refused", ["table"])
+
+# A standby that was not promoted yet answers, but takes nothing.
+_AWAY = (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction)
+# What a row can be blamed for; all else is the schema, the rights or the query.
+_OF_THE_ROW = (psycopg.DataError, psycopg.IntegrityError)
+_OF_THE_TABLE = (psycopg.errors.InvalidBinaryRepresentation, psycopg.errors.BadCopyFileFormat)
 
 Record = dict[str, Any]
 
@@ -186,7 +200,7 @@ _DEAD_LETTER = {
 }
 
 
-MARKET_TABLES = ("features_snapshot", "market_snapshot", *_AUDITS)
+MARKET_TABLES = ("features_snapshot", "market_snapshot", *_AUDITS, "dead_letter")
 EVENT_TABLES = ("anomaly_event", "shadow_event", "suppression", "dead_letter")
 GAP_TABLES = ("gap",)
 BASELINE_TABLES = ("baseline_state",)
@@ -200,7 +214,11 @@ _MONTH_BY = {  # column that says in which month partition a record is
 
 
 class WriteError(Exception):
-    """A row that can never be written; the message names its key and what is wrong."""
+    """What can never be written; the message names the rows, by their keys, and what is wrong."""
+
+
+class RowError(Exception):
+    """One row that can never be written; the message names its key, the column and the fault."""
 
 
 # --- values ------------------------------------------------------------------------------------
@@ -313,7 +331,10 @@ class Table:
         return f"{self.name} ({key})"
 
     def line(self, record: Record) -> list[Any]:
-        """Return the record's values in copy order; refuse what would be lost or misread."""
+        """Return the record's values in copy order; raise for what would be lost or misread.
+
+        RowError for a value that its column cannot hold, WriteError for a column there is not.
+        """
         line = self._quick_line(record)
         if line is not None:
             return line
@@ -326,7 +347,7 @@ class Table:
             try:
                 line.append(None if value is None else convert(value))
             except (TypeError, ValueError, AssertionError, OverflowError) as error:
-                raise WriteError(f"{self.name_of(record)}: {name}: {error}") from error
+                raise RowError(f"{self.name_of(record)}: {name}: {error}") from error
         return line
 
     def _quick_line(self, record: Record) -> list[Any] | None:
@@ -532,9 +553,9 @@ def _event_record(payload: dict[str, Any], replay_of: bool) -> Record:
             "payload": payload,
         }
     except KeyError as error:
-        raise WriteError(f"event {payload.get('event_id')}: payload has no {error}") from error
+        raise RowError(f"event {payload.get('event_id')}: payload has no {error}") from error
     except (AssertionError, TypeError) as error:
-        raise WriteError(f"event {payload.get('event_id')}: {error}") from error
+        raise RowError(f"event {payload.get('event_id')}: {error}") from error
 
 
 def _newest(table: Table, records: Iterable[Record]) -> list[Record]:
@@ -550,22 +571,48 @@ def _newest(table: Table, records: Iterable[Record]) -> list[Record]:
 # --- the writer --------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Load:
-    """What a batch holds for one table, ready to be copied."""
+    """What a batch holds for one table, ready to be copied; rows that are refused leave it."""
 
     table: Table
     records: list[Record]
     lines: list[list[Any]]
 
+    def part(self, start: int, end: int) -> _Load:
+        """Return some of the rows."""
+        return _Load(self.table, self.records[start:end], self.lines[start:end])
+
+
+class _Refused(Exception):
+    """The server does not take a load; index : the row, None if it is not known which."""
+
+    def __init__(self, load: _Load, index: int | None, error: Exception) -> None:
+        super().__init__(_first_line(error))
+        self.load = load
+        self.index = index
+        self.error = error
+
+    def reason(self, index: int) -> str:
+        """Return what is wrong with a row, with its key and, where it is known, the column."""
+        diagnosis = getattr(self.error, "diag", None)
+        named = re.search(r"column (\w+)", getattr(diagnosis, "context", None) or "")
+        column = named.group(1) if named else getattr(diagnosis, "column_name", None)
+        where = f"{column}: " if column else ""
+        return f"{self.load.table.name_of(self.load.records[index])}: {where}{self}"
+
 
 class PostgresWriter:
     """Writes batches into the tables of a schema over one connection, which it keeps alive.
 
-    columns : the feature pack's columns with their SQL types.
-    replay_of : events are those of a replay. say : is told, in one line, of a lost server.
-    only : the tables it writes, so that its user needs no right to others; None: all of them.
+    columns : the feature pack's columns with their SQL types. replay_of : events are those of a
+    replay. backoff_s : pauses between tries to reach a server that was lost. say : is told, in one
+    line, of a lost server and of a row that was set aside. only : the tables it writes, so that its
+    user needs no right to others; None: all of them.
     daily : is called with the label, epoch ms, after the first minute and then the first of a day.
+
+    A row that cannot be written goes to `dead_letter` in the transaction of its batch, and is
+    counted; a writer without that table raises `WriteError`.
     """
 
     def __init__(
@@ -591,41 +638,54 @@ class PostgresWriter:
         self._daily = daily
         self._day = -1
 
-    def connect(self) -> None:
-        """Open the connection now rather than with the first batch; waits for the server."""
-        self._insist(lambda connection: None)
+    def connect(self, *, patient: bool = True) -> None:
+        """Open the connection now rather than with the first batch.
 
-    def write_market(self, phases: Iterable[MarketPhase]) -> None:
+        patient : wait for a lost server, here and below; else psycopg.OperationalError at once.
+        """
+        self._insist(lambda connection: None, patient)
+
+    def write_market(self, phases: Iterable[MarketPhase], *, patient: bool = True) -> None:
         """Upsert the rows, frames and audits of some phases, in one transaction."""
         phases = list(phases)
         rows = [row_record(row) for phase in phases for row in phase.rows]
         frames = [_frame_record(frame) for phase in phases for frame in phase.frames]
         audits = _audit_records(phases)
-        self._write({"features_snapshot": rows, "market_snapshot": frames, **audits})
+        self._write({"features_snapshot": rows, "market_snapshot": frames, **audits}, patient)
         if self._daily is not None and phases:
             label_ms = max(phase.phase.minute_ms for phase in phases)
             if day_of(label_ms) > self._day:
                 self._day = day_of(label_ms)
                 self._daily(label_ms)
 
-    def write_published(self, published: Iterable[Published]) -> None:
+    def write_published(self, published: Iterable[Published], *, patient: bool = True) -> None:
         """Insert events, shadow events, suppressions and dead letters of some phases, in one
         transaction."""
         published = list(published)
-        events = [_event_record(e, self._replay_of) for item in published for e in item.events]
-        shadow = [_event_record(e, self._replay_of) for item in published for e in item.shadow]
-        suppressed = [_suppression_record(s) for item in published for s in item.suppressed]
         dead = [_dead_record(d, item.phase.minute_ms) for item in published for d in item.dead]
-        self._write(
-            {
-                "anomaly_event": events,
-                "shadow_event": shadow,
-                "suppression": suppressed,
-                "dead_letter": dead,
-            }
-        )
+        batch = {
+            "anomaly_event": self._events(((i, i.events) for i in published), dead),
+            "shadow_event": self._events(((i, i.shadow) for i in published), dead),
+            "suppression": [_suppression_record(s) for i in published for s in i.suppressed],
+            "dead_letter": dead,
+        }
+        self._write(batch, patient)
 
-    def write_gaps(self, feed: str, holes: Iterable[Hole]) -> None:
+    def _events(
+        self, given: Iterable[tuple[Published, Sequence[Record]]], dead: list[Record]
+    ) -> list[Record]:
+        """Return what is stored of events; those without are added to the dead letters."""
+        found = []
+        for item, events in given:
+            for event in events:
+                try:
+                    found.append(_event_record(event, self._replay_of))
+                except RowError as error:
+                    letter = dead_letter(event, str(error))
+                    dead.append(self._aside("anomaly_event", letter, item.phase.minute_ms))
+        return found
+
+    def write_gaps(self, feed: str, holes: Iterable[Hole], *, patient: bool = True) -> None:
         """Upsert holes of a recording, in one transaction; the one before its first line is none.
 
         feed : name of the recording.
@@ -640,9 +700,9 @@ class PostgresWriter:
             for hole in holes
             if hole.start_ms
         ]
-        self._write({"gap": gaps})
+        self._write({"gap": gaps}, patient)
 
-    def write_baselines(self, states: Iterable[BaselineState]) -> None:
+    def write_baselines(self, states: Iterable[BaselineState], *, patient: bool = True) -> None:
         """Upsert baselines in one transaction; an older one never replaces a newer one."""
         records = [
             {
@@ -658,7 +718,7 @@ class PostgresWriter:
             }
             for state in sorted(states, key=lambda state: state.updated_ms)
         ]
-        self._write({"baseline_state": records})
+        self._write({"baseline_state": records}, patient)
 
     def close(self) -> None:
         """Close the connection; the next batch opens another."""
@@ -666,32 +726,50 @@ class PostgresWriter:
             self._connection.close()
             self._connection = None
 
-    def _write(self, batch: Mapping[str, list[Record]]) -> None:
+    def _write(self, batch: Mapping[str, list[Record]], patient: bool) -> None:
         loads = []
+        dead = list(batch.get("dead_letter", []))
         for name, records in batch.items():
-            table = self._tables[name]
-            kept = _newest(table, records)
-            if kept:
-                loads.append(_Load(table, kept, [table.line(record) for record in kept]))
-        if loads:
-            self._insist(lambda connection: self._write_loads(connection, loads))
+            if name != "dead_letter" and records:
+                loads.append(self._load(self._tables[name], records, dead))
+        if dead or any(load.records for load in loads):
+            self._insist(lambda connection: self._write_loads(connection, loads, dead), patient)
 
-    def _insist(self, action: Callable[[Connection], None]) -> None:
+    def _load(self, table: Table, records: list[Record], dead: list[Record]) -> _Load:
+        """Convert records, one a key; those that cannot be are added to the dead letters."""
+        lines, fit, refused = {}, [], 0
+        for record in records:
+            try:
+                lines[id(record)] = table.line(record)
+                fit.append(record)
+            except RowError as error:
+                refused += 1
+                _assert_single(refused, len(records), str(error))
+                dead.append(self._dead_row(table, record, str(error)))
+        kept = _newest(table, fit)
+        return _Load(table, kept, [lines[id(record)] for record in kept])
+
+    def _insist(self, action: Callable[[Connection], None], patient: bool) -> None:
         """Do something on a live connection; when the server is lost, wait and do it again."""
-        for pause_s in self._backoff_s:
+        for pause_s in self._backoff_s if patient else ():
             try:
                 action(self._live_connection())
                 return
-            except psycopg.OperationalError as error:
+            except _AWAY as error:
                 self.close()
                 self._say(f"PostgreSQL: {_first_line(error)}; again in {pause_s} s")
                 _clock.sleep(pause_s)
-        action(self._live_connection())
+        try:
+            action(self._live_connection())
+        except _AWAY:
+            self.close()
+            raise
 
     def _live_connection(self) -> Connection:
         if self._connection is None:
             connection = open_session(self._dsn, self._schema)
             try:
+                connection.execute(query("limit_wait"), {"ms": STATEMENT_MS})
                 for name in self._tables:
                     connection.execute(query("assert_relation"), {"name": name})
             except BaseException as error:
@@ -703,32 +781,114 @@ class PostgresWriter:
             self._connection = connection
         return self._connection
 
-    def _write_loads(self, connection: Connection, loads: list[_Load]) -> None:
-        try:
-            _transfer(connection, loads)
-        except psycopg.errors.CheckViolation:
-            # A month without a partition; another writer may have made it by now.
-            months = {month for load in loads for month in _months(load)}
-            create_partitions(connection, self._schema, months)
+    def _write_loads(self, connection: Connection, loads: list[_Load], dead: list[Record]) -> None:
+        """Write loads in one transaction, with the dead letters of the rows that are refused."""
+        loads = list(loads)
+        sizes = {load.table.name: len(load.records) for load in loads}
+        dead = list(dead)
+        made: set[tuple[str, Any]] = set()
+        while True:
+            letters = self._letters(dead)
             try:
-                _transfer(connection, loads)
-            except psycopg.errors.CheckViolation as error:
-                raise WriteError(f"{_span(loads)}: {_first_line(error)}") from error
+                _transfer(connection, [*loads, letters])
+                return
+            except _Refused as refused:
+                load = refused.load
+                missing = _months(load) - made
+                if isinstance(refused.error, psycopg.errors.CheckViolation) and missing:
+                    # A month without a partition; another writer may have made it by now.
+                    create_partitions(connection, self._schema, missing)
+                    made |= missing
+                    continue
+                if load is letters:
+                    raise WriteError(f"{_span(load)}: {refused}") from refused.error
+                index, reason = _blamed(connection, refused)
+                table, record = load.table, load.records[index]
+                size = sizes[table.name]
+                _assert_single(size - len(load.records) + 1, size, reason)
+                dead.append(self._dead_row(table, record, reason))
+                rest = _Load(
+                    table,
+                    load.records[:index] + load.records[index + 1 :],
+                    load.lines[:index] + load.lines[index + 1 :],
+                )
+                loads[loads.index(load)] = rest
+
+    def _letters(self, dead: list[Record]) -> _Load:
+        table = self._tables.get("dead_letter")
+        if table is None:
+            assert not dead, "a writer without dead letters had some"
+            return _Load(Table("dead_letter", _DEAD_LETTER, ("minute_ts", "digest")), [], [])
+        kept = _newest(table, dead)
+        return _Load(table, kept, [table.line(record) for record in kept])
+
+    def _dead_row(self, table: Table, record: Record, reason: str) -> Record:
+        """Return the dead letter of a record that cannot be written; raise if there is no place."""
+        if "dead_letter" not in self._tables:
+            raise WriteError(reason)
+        label = record.get("exchange_ts") or record.get("emitted_at")
+        try:
+            at = label if isinstance(label, datetime) else _instant(label)
+        except (TypeError, ValueError):
+            at = _label(0)  # a time nobody can read is in the reason
+        minute_ms = (at - _label(0)) // timedelta(milliseconds=1)
+        payload = record.get("payload") or {
+            name: value.isoformat() if isinstance(value, datetime) else value
+            for name, value in record.items()
+        }
+        return self._aside(table.name, dead_letter(payload, reason), minute_ms)
+
+    def _aside(self, table: str, letter: DeadLetter, minute_ms: int) -> Record:
+        POISONED.labels(table).inc()
+        self._say(f"PostgreSQL: set aside as a dead letter: {letter.reason}")
+        return _dead_record(letter, minute_ms)
 
 
-def _transfer(connection: Connection, loads: list[_Load]) -> None:
-    """Copy and merge every load in one transaction."""
-    with connection.transaction(), connection.cursor() as cursor:
+def _assert_single(refused: int, size: int, reason: str) -> None:
+    """Raise if so many rows of a table are refused that the fault cannot be theirs."""
+    if refused > POISON_MAX and 2 * refused > size:
+        raise WriteError(
+            f"{refused} of {size} rows are refused; is the schema of this version?"
+            f" The last: {reason}"
+        )
+
+
+def _blamed(connection: Connection, refused: _Refused) -> tuple[int, str]:
+    """Return which row of a load is refused and why; where it is not told, by halving."""
+    if refused.index is not None:
+        return refused.index, refused.reason(refused.index)
+    load = refused.load
+    start, end, found = 0, len(load.records), refused
+    while end - start > 1:
+        middle = (start + end) // 2
+        for half in ((start, middle), (middle, end)):
+            try:
+                _transfer(connection, [load.part(*half)], keep=False)
+            except _Refused as again:
+                (start, end), found = half, again
+                break
+        else:
+            raise WriteError(f"{_span(load)}: {refused}") from refused.error
+    return start, found.reason(0)  # alone in its load by now
+
+
+def _transfer(connection: Connection, loads: list[_Load], *, keep: bool = True) -> None:
+    """Copy and merge every load in one transaction; keep : commit it."""
+    with connection.transaction(force_rollback=not keep), connection.cursor() as cursor:
         for load in loads:
+            if not load.records:
+                continue
             # Made with the first use: a commit empties every one there is, used or not.
             cursor.execute(load.table.staging)
             _copy(cursor, load)
             try:
                 cursor.execute(load.table.merge, prepare=True)
-            except (psycopg.OperationalError, psycopg.errors.CheckViolation):
+            except _AWAY:
                 raise
+            except _OF_THE_ROW as error:
+                raise _Refused(load, None, error) from error
             except psycopg.Error as error:
-                raise WriteError(f"{_span([load])}: {_first_line(error)}") from error
+                raise WriteError(f"{_span(load)}: {_first_line(error)}") from error
 
 
 def _copy(cursor: psycopg.Cursor[tuple[Any, ...]], load: _Load) -> None:
@@ -738,22 +898,18 @@ def _copy(cursor: psycopg.Cursor[tuple[Any, ...]], load: _Load) -> None:
             copy.set_types(list(load.table.types.values()))
             for index, line in enumerate(load.lines):  # noqa: B007
                 copy.write_row(line)
-    except psycopg.OperationalError:
+    except _AWAY:
         raise
-    except psycopg.Error as error:
+    except _OF_THE_TABLE as error:
+        raise WriteError(f"{_span(load)}: {_first_line(error)}") from error
+    except _OF_THE_ROW as error:
         # The server may complain later than it is told, but it counts the lines.
-        counted = re.search(r", line (\d+)", error.diag.context or "")
-        index = int(counted.group(1)) - 1 if counted else index
-        raise _poison(load, index, error) from error
+        counted = re.search(r", line (\d+)", getattr(error.diag, "context", None) or "")
+        raise _Refused(load, int(counted.group(1)) - 1 if counted else index, error) from error
+    except psycopg.Error as error:
+        raise WriteError(f"{_span(load)}: {_first_line(error)}") from error
     except (TypeError, ValueError, OverflowError) as error:
-        raise _poison(load, index, error) from error
-
-
-def _poison(load: _Load, index: int, error: Exception) -> WriteError:
-    detail = getattr(getattr(error, "diag", None), "context", None) or ""
-    column = re.search(r"column (\w+)", detail)
-    where = f"{column.group(1)}: " if column else ""
-    return WriteError(f"{load.table.name_of(load.records[index])}: {where}{_first_line(error)}")
+        raise _Refused(load, index, error) from error
 
 
 def _months(load: _Load) -> set[tuple[str, Any]]:
@@ -770,12 +926,10 @@ def _months(load: _Load) -> set[tuple[str, Any]]:
     return months
 
 
-def _span(loads: list[_Load]) -> str:
-    """Name the first and last row of each load, where the server does not tell which it was."""
-    return "; ".join(
-        f"{load.table.name_of(load.records[0])} to {load.table.name_of(load.records[-1])}"
-        for load in loads
-    )
+def _span(load: _Load) -> str:
+    """Name the first and last row of a load, where the server does not tell which it was."""
+    name = load.table.name_of
+    return f"{name(load.records[0])} to {name(load.records[-1])}"
 
 
 def _first_line(error: Exception) -> str:
@@ -787,67 +941,133 @@ def _first_line(error: Exception) -> str:
 _Item = TypeVar("_Item")
 
 
-class _Partition(StatefulSinkPartition[_Item, None]):
-    def __init__(self, writer: PostgresWriter, write: Callable[[list[_Item]], None]) -> None:
-        self._writer = writer
+class PostgresOutlet(Generic[_Item]):
+    """A database as the spool sees it: opened when it is first needed, and after each loss."""
+
+    def __init__(self, open_writer: Callable[[], PostgresWriter], write: _Write[_Item]) -> None:
+        self._open_writer = open_writer
         self._write = write
-
-    def write_batch(self, values: list[_Item]) -> None:
-        self._write(values)
-
-    def snapshot(self) -> None:
-        """Nothing to keep: what was written is committed, and writing it again is harmless."""
-
-    def close(self) -> None:
-        self._writer.close()
-
-
-class PostgresMarketSink(OnePartitionSink[MarketPhase, None]):
-    """Stores rows, frames and audits; items are ("0", MarketPhase).
-
-    open_writer : makes its writer.
-    """
-
-    def __init__(self, open_writer: Callable[[], PostgresWriter]) -> None:
-        self._open_writer = open_writer
-
-    def build_part(
-        self, step_id: str, for_part: str, resume_state: None
-    ) -> StatefulSinkPartition[MarketPhase, None]:
-        writer = self._open_writer()
-        writer.connect()
-        return _Partition(writer, writer.write_market)
-
-
-class PostgresEventSink(OnePartitionSink[Published, None]):
-    """Stores events, shadow events, suppressions and dead letters; items are ("0", Published)."""
-
-    def __init__(self, open_writer: Callable[[], PostgresWriter]) -> None:
-        self._open_writer = open_writer
-
-    def build_part(
-        self, step_id: str, for_part: str, resume_state: None
-    ) -> StatefulSinkPartition[Published, None]:
-        writer = self._open_writer()
-        writer.connect()
-        return _Partition(writer, writer.write_published)
-
-
-class PostgresHoleLog:
-    """Stores the holes of a recording; `open_writer` makes its writer when there is one."""
-
-    def __init__(self, open_writer: Callable[[], PostgresWriter], feed: str) -> None:
-        self._open_writer = open_writer
-        self._feed = feed
         self._writer: PostgresWriter | None = None
 
-    def write(self, holes: list[Hole]) -> None:
-        """Store holes that began or ended."""
-        if self._writer is None:
-            self._writer = self._open_writer()
-        self._writer.write_gaps(self._feed, holes)
+    def reach(self, *, patient: bool) -> None:
+        """Open the database and connect."""
+        with self._losing():
+            if self._writer is None:
+                self._writer = self._opened(BACKOFF_S if patient else ())
+            self._writer.connect(patient=patient)
+
+    def write(self, items: Sequence[_Item], *, patient: bool, again: bool) -> None:
+        """Write a batch in one transaction."""
+        assert self._writer is not None, "not reached"
+        with self._losing():
+            self._write(self._writer, items, patient)
+
+    def state(self) -> None:
+        """Nothing to keep: what was written is committed, and writing it again is harmless."""
 
     def close(self) -> None:
         """Close the connection."""
         if self._writer is not None:
             self._writer.close()
+            self._writer = None
+
+    def _opened(self, pauses_s: Sequence[float]) -> PostgresWriter:
+        """Return a writer; the server may be asked for more than a connection on the way."""
+        for pause_s in pauses_s:
+            try:
+                return self._open_writer()
+            except _AWAY:
+                _clock.sleep(pause_s)
+        return self._open_writer()
+
+    @contextmanager
+    def _losing(self) -> Iterator[None]:
+        try:
+            yield
+        except _AWAY as error:
+            self.close()
+            raise Lost(f"PostgreSQL: {_first_line(error)}") from error
+
+
+_Write = Callable[[PostgresWriter, Sequence[_Item], bool], None]
+
+
+def _write_market(writer: PostgresWriter, items: Sequence[MarketPhase], patient: bool) -> None:
+    writer.write_market(items, patient=patient)
+
+
+def _write_published(writer: PostgresWriter, items: Sequence[Published], patient: bool) -> None:
+    writer.write_published(items, patient=patient)
+
+
+class PostgresMarketSink(OnePartitionSink[MarketPhase, None]):
+    """Stores rows, frames and audits; items are ("0", MarketPhase).
+
+    open_writer : makes its writer. spooling : where items wait while the server is away; without
+    it the run then ends.
+    """
+
+    def __init__(
+        self, open_writer: Callable[[], PostgresWriter], spooling: Spooling | None = None
+    ) -> None:
+        self._open_writer = open_writer
+        self._spooling = spooling
+
+    def build_part(
+        self, step_id: str, for_part: str, resume_state: None
+    ) -> StatefulSinkPartition[MarketPhase, None]:
+        outlet = PostgresOutlet(self._open_writer, _write_market)
+        return postgres_part(outlet, "postgres-market", MarketPhase, self._spooling)
+
+
+class PostgresEventSink(OnePartitionSink[Published, None]):
+    """Stores events, suppressions and dead letters; items are ("0", Published)."""
+
+    def __init__(
+        self, open_writer: Callable[[], PostgresWriter], spooling: Spooling | None = None
+    ) -> None:
+        self._open_writer = open_writer
+        self._spooling = spooling
+
+    def build_part(
+        self, step_id: str, for_part: str, resume_state: None
+    ) -> StatefulSinkPartition[Published, None]:
+        outlet = PostgresOutlet(self._open_writer, _write_published)
+        return postgres_part(outlet, "postgres-events", Published, self._spooling)
+
+
+class PostgresHoleLog:
+    """Stores the holes of a recording; the writer is made when there is one."""
+
+    def __init__(
+        self,
+        open_writer: Callable[[], PostgresWriter],
+        feed: str,
+        spooling: Spooling | None = None,
+    ) -> None:
+        def write(writer: PostgresWriter, items: Sequence[Hole], patient: bool) -> None:
+            writer.write_gaps(feed, items, patient=patient)
+
+        self._outlet = PostgresOutlet(open_writer, write)
+        self._spooling = spooling
+        self._part: StatefulSinkPartition[Hole, None] | None = None
+
+    def write(self, holes: list[Hole]) -> None:
+        """Store holes that began or ended."""
+        if self._part is None:
+            self._part = postgres_part(self._outlet, "postgres-gaps", Hole, self._spooling)
+        self._part.write_batch(holes)
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._part is not None:
+            self._part.close()
+
+
+def postgres_part(
+    outlet: PostgresOutlet[_Item], sink: str, kind: Any, spooling: Spooling | None
+) -> StatefulSinkPartition[_Item, None]:
+    """Return the engine's side of an outlet; kind : type of the items, as msgspec reads it."""
+    if spooling is None:
+        return DirectPart(outlet)
+    return SpooledPart(outlet, spooling.spool(sink, kind), spooling)

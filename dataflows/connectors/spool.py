@@ -124,11 +124,11 @@ class Chunk(NamedTuple, Generic[_Item]):
 class Spool(Generic[_Item]):
     """The file of one sink; it is there only while something waits in it.
 
-    kind : type of the items, a Struct. What a kill left unfinished at the end is cut off and
+    kind : type of the items, as msgspec reads it. What a kill left unfinished at the end is cut off and
     counted: a line that is not whole was never relied on.
     """
 
-    def __init__(self, path: Path, kind: type[_Item], disk: Disk | None = None) -> None:
+    def __init__(self, path: Path, kind: Any, disk: Disk | None = None) -> None:
         self.path = path
         self.sink = path.name.removesuffix(SUFFIX)
         self.resume: Any = None
@@ -338,7 +338,7 @@ class Spooling:
     disk: Disk = field(default_factory=Disk)
     say: Callable[[str], None] = lambda line: print(line, file=sys.stderr)
 
-    def spool(self, sink: str, kind: type[_Item]) -> Spool[_Item]:
+    def spool(self, sink: str, kind: Any) -> Spool[_Item]:
         """Return the spool of a sink, with what an earlier run left in it."""
         return Spool(self.directory / f"{sink}{SUFFIX}", kind, self.disk)
 

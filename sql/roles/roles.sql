@@ -52,11 +52,13 @@ grant select on schema_migration to
 -- What the recorder knows: where the recording has holes.
 grant select, insert, update on gap to alpha_ingest;
 
--- Rows, frames and why assets are listened to; reads what it is configured with.
+-- Rows, frames and why assets are listened to, and the rows of them that the tables refuse; reads
+-- what it is configured with.
 grant select, insert, update on
   features_snapshot, market_snapshot, baseline_state,
   universe_audit, universe_deferral, hotlist_move, hotlist_state, tier_move
 to alpha_builder;
+grant select, insert on dead_letter to alpha_builder;
 grant select on gap, feature_registry, detector_registry, universe_registry, config_audit
 to alpha_builder;
 

@@ -11,7 +11,7 @@ import pytest
 from psycopg.rows import dict_row
 
 from dataflows.connectors.migrate import open_session
-from dataflows.connectors.postgres import PostgresWriter
+from dataflows.connectors.postgres import PostgresWriter, WriteError
 from operators.contract import dead_letter
 from operators.publish import audit_json, dead_json
 from operators.records import Audit, Change, HotMove, MarketPhase, Phase, Published, TierMove
@@ -124,10 +124,22 @@ def test_nothing_of_a_batch_stays_when_its_audit_fails(
     writer: PostgresWriter, place: Place
 ) -> None:
     """Rows, frames and audits are one transaction."""
-    bad = Audit(change=FULL.change, hot=(hot("lost", 0, 1),))
-    with pytest.raises(Exception, match="hotlist_move"):
-        writer.write_market([phase(bad)])
+    with open_session(place.dsn, place.schema) as connection:
+        connection.execute("alter table tier_move drop column tier")
+    with pytest.raises(WriteError, match="tier_move"):
+        writer.write_market([phase(FULL)])
     assert stored(place, "universe_audit") == []
+
+
+def test_a_move_that_is_refused_is_set_aside(writer: PostgresWriter, place: Place) -> None:
+    """The line and the entry are two tables; what the one refuses, the other may hold."""
+    bad = Audit(change=FULL.change, hot=(hot("lost", 0, 1), hot("added", 1, 2)))
+    writer.write_market([phase(bad)])
+    assert len(stored(place, "universe_audit")) == 1
+    assert [row["move"] for row in stored(place, "hotlist_move")] == ["added"]
+    (letter,) = stored(place, "dead_letter")
+    assert "hotlist_move (asset_uid=5," in letter["reason"]
+    assert "hotlist_move_word" in letter["reason"]
 
 
 def test_dead_letters_are_stored_once(writer: PostgresWriter, place: Place) -> None:

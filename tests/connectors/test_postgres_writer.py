@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import bytewax.operators as op
+import orjson
 import psycopg
 import pytest
 from bytewax.dataflow import Dataflow
@@ -23,6 +25,7 @@ from dataflows.connectors.embedded_postgres import EmbeddedPostgres
 from dataflows.connectors.migrate import migrate, open_session
 from dataflows.connectors.postgres import (
     FRAME_COLUMNS,
+    POISONED,
     PostgresEventSink,
     PostgresMarketSink,
     PostgresWriter,
@@ -289,32 +292,81 @@ def test_suppressions_are_idempotent(writer: PostgresWriter, place: Place) -> No
         ({"trade_count_m_1": 2**63}, r"int"),
         ({"dq_status": "fine"}, "dq_status: value for domain dq_verdict violates check"),
         ({"source": "w\0s"}, "source: .*"),
-        ({"no_such_column": 1}, "no column for .'no_such_column'."),
     ],
 )
-def test_poison_row_raises_with_its_key(
+def test_poison_row_is_set_aside(
     writer: PostgresWriter, place: Place, columns: dict[str, Any], reason: str
 ) -> None:
-    """A bug in the data names the row, and nothing of its batch is stored; the writer goes on."""
+    """The rest of its batch is stored; the dead letter has its key, column, fault and content."""
     key = r"features_snapshot \(asset_uid=6, tf=1m, exchange_ts=2025-09-03T09:30:00\+00:00\): "
     batch = market(row({"open": 1.0}), row(columns, uid=6), row({"open": 1.0}, uid=7))
-    with pytest.raises(WriteError, match=key + reason) as caught:
+    before = POISONED.labels("features_snapshot")._value.get()
+    for _ in range(2):  # an epoch that is repeated has its dead letter once
         writer.write_market([batch])
+    assert [line["asset_uid"] for line in stored(place, "features_snapshot")] == [5, 7]
+    (letter,) = stored(place, "dead_letter")
+    assert re.match(key + reason, letter["reason"])
+    assert "\n" not in letter["reason"]
+    assert (letter["minute_ts"], letter["asset_uid"]) == (LABEL, 6)
+    assert orjson.loads(letter["payload"].replace("NaN", "0"))["symbol"] == "SOL"
+    assert POISONED.labels("features_snapshot")._value.get() == before + 2
+
+
+def test_a_column_that_is_missing_is_the_operators_affair(
+    writer: PostgresWriter, place: Place
+) -> None:
+    """Every row would be refused: nothing is set aside, the run ends with one line."""
+    with pytest.raises(WriteError, match=r"no column for .'no_such_column'.") as caught:
+        writer.write_market([market(row({"no_such_column": 1}))])
     assert "\n" not in str(caught.value)
-    writer.write_market([market(row({"open": 1.0}, uid=8))])
-    assert [line["asset_uid"] for line in stored(place, "features_snapshot")] == [8]
+    assert stored(place, "dead_letter") == []
 
 
-def test_poison_event_raises_with_its_id(writer: PostgresWriter) -> None:
-    """A payload out of contract names its event."""
-    for spoil, reason in (
-        ({"membership": {}}, "payload has no 'is_in_universe'"),
-        ({"severity": float("inf")}, "severity: expected a finite number"),
-        ({"class": "surge"}, "class: value for domain event_class violates"),
+def test_a_table_that_refuses_most_rows_is_the_operators_affair(
+    writer: PostgresWriter, place: Place
+) -> None:
+    """A check that somebody added: not a dead letter a row. Below half, the rest is written."""
+    with open_session(place.dsn, place.schema) as connection:
+        connection.execute("alter table features_snapshot add check (asset_uid % 4 > 0)")
+    writer.write_market([market(*(row({}, uid=uid) for uid in range(100, 148)))])
+    assert len(stored(place, "dead_letter")) == 12
+    assert len(stored(place, "features_snapshot")) == 36
+    with pytest.raises(WriteError, match=r"11 of 20 rows are refused; is the schema"):
+        writer.write_market([market(*(row({}, uid=uid * 4) for uid in range(20)))])
+    assert len(stored(place, "dead_letter")) == 12
+
+
+def test_a_poison_row_is_found_though_the_month_is_missing_too(
+    writer: PostgresWriter, place: Place
+) -> None:
+    """Both say `check`; the month is made first, then the row is looked for."""
+    with open_session(place.dsn, place.schema) as connection:
+        connection.execute("alter table features_snapshot add check (open > 0)")
+    rows = [row({"open": 1.0 if uid != 3 else -1.0}, uid=uid) for uid in range(7)]
+    frame = Frame("1m", T_MS, 0, {"leader": "BTC"})
+    writer.write_market([market(*rows, frames=(frame,))])
+    assert [line["asset_uid"] for line in stored(place, "features_snapshot")] == [0, 1, 2, 4, 5, 6]
+    assert len(stored(place, "market_snapshot")) == 1
+    (letter,) = stored(place, "dead_letter")
+    assert "features_snapshot (asset_uid=3," in letter["reason"]
+
+
+def test_poison_event_is_set_aside(writer: PostgresWriter, place: Place) -> None:
+    """A payload that its columns cannot hold: the others are stored, and the letter has its id."""
+    for number, (spoil, reason) in enumerate(
+        (
+            ({"membership": {}}, "payload has no 'is_in_universe'"),
+            ({"severity": float("inf")}, "severity: expected a finite number"),
+            ({"class": "surge"}, "class: value for domain event_class violates"),
+        )
     ):
-        bad = {**event(), **spoil}
-        with pytest.raises(WriteError, match=f"{bad['event_id']}.*{reason}"):
-            writer.write_published([published(bad)])
+        bad = {**event(uid=number), **spoil}
+        writer.write_published([published(bad, event(uid=100 + number))])
+        assert len(stored(place, "anomaly_event")) == number + 1
+        (letter,) = (x for x in stored(place, "dead_letter") if x["event_id"] == bad["event_id"])
+        assert reason in letter["reason"]
+        assert str(bad["event_id"]) in letter["reason"]
+    assert len(stored(place, "dead_letter")) == 3
 
 
 def test_tables_that_are_missing_are_told(empty_place: Place, pack_columns: dict[str, str]) -> None:

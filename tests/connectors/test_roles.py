@@ -64,7 +64,10 @@ TABLES = (*SNAPSHOTS, *AUDITS, *EVENTS, *REGISTRIES, *CURATED, "gap", "schema_mi
 # What each may do beside reading what is in READS; all else is refused. U: of some columns only.
 READS = {
     "alpha_ingest": ("gap", "schema_migration"),
-    "alpha_builder": (*SNAPSHOTS, *AUDITS, *REGISTRIES, "gap", "schema_migration"),
+    "alpha_builder": (
+        *(*SNAPSHOTS, *AUDITS, *REGISTRIES),
+        *("gap", "dead_letter", "schema_migration"),
+    ),
     "alpha_detector": (*SNAPSHOTS, *AUDITS, *REGISTRIES, *EVENTS, "gap", "schema_migration"),
     "alpha_curator": TABLES,
     "alpha_reader": TABLES,
@@ -72,7 +75,7 @@ READS = {
 }
 INSERTS = {
     "alpha_ingest": ("gap",),
-    "alpha_builder": (*SNAPSHOTS, *AUDITS),
+    "alpha_builder": (*SNAPSHOTS, *AUDITS, "dead_letter"),
     "alpha_detector": EVENTS,
     "alpha_curator": CURATED,
     "alpha_reader": (),
