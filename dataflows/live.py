@@ -22,12 +22,13 @@ from bytewax.operators import KeyedStream
 from bytewax.outputs import Sink
 
 from dataflows.connectors.console import ConsoleEventSink, ConsoleMarketSink, MinutePrinter
-from dataflows.connectors.database import Database
+from dataflows.connectors.database import SPOOL_DIRECTORY, Database
 from dataflows.connectors.dsn import DsnError, connection_settings
-from dataflows.connectors.kafka import Bus, KafkaEventsSink, topic_names
+from dataflows.connectors.kafka import SPOOL_WAIT_S, Bus, KafkaEventsSink, topic_names
 from dataflows.connectors.kafka_options import OptionsError, options_of
 from dataflows.connectors.recorder import Recorder, RecorderConfig
 from dataflows.connectors.source import LogSource
+from dataflows.connectors.spool import Spooling
 from dataflows.connectors.topics import MARKET_PRODUCTS, EventsSink, RowsAndFramesSink
 from dataflows.halves import Products, assemble, baselines, judge, mark, normalize
 from dataflows.settings import DATABASE_OFF, Settings, SettingsError
@@ -149,9 +150,12 @@ def _event_sinks(settings: Settings, topics: Path) -> dict[str, Sink[Any]]:
         paths = {name: topics / f"{topic}.ndjson" for name, topic in events.items()}
         return {"topic": EventsSink({**paths, **suppressed}, append=True)}
     names = topic_names(settings.topic_suffix)
-    bus = Bus(settings.kafka_bootstrap, options=options_of(settings))
+    bus = Bus(settings.kafka_bootstrap, SPOOL_WAIT_S, options=options_of(settings))
+    spooling = Spooling(settings.data_dir / SPOOL_DIRECTORY)
     return {
-        "kafka": KafkaEventsSink(bus, names.live, names.dlq, shadow=names.shadow),
+        "kafka": KafkaEventsSink(
+            bus, names.live, names.dlq, shadow=names.shadow, spooling=spooling
+        ),
         "suppressed": EventsSink(suppressed, append=True),
     }
 

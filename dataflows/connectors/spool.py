@@ -124,8 +124,8 @@ class Chunk(NamedTuple, Generic[_Item]):
 class Spool(Generic[_Item]):
     """The file of one sink; it is there only while something waits in it.
 
-    kind : type of the items, as msgspec reads it. What a kill left unfinished at the end is cut off and
-    counted: a line that is not whole was never relied on.
+    kind : type of the items, as msgspec reads it. What a kill left unfinished at the end is cut off
+    and counted: a line that is not whole was never relied on.
     """
 
     def __init__(self, path: Path, kind: Any, disk: Disk | None = None) -> None:

@@ -112,7 +112,6 @@ def write(bus: Bus, names: TopicNames, *items: Published, replay_of: bool = Fals
     sink = KafkaEventsSink(bus, topic, names.dlq, replay_of=replay_of)
     part = sink.build_part("events", "0", None)
     part.write_batch(list(items))
-    assert part.snapshot() is None
     part.close()
 
 
@@ -456,8 +455,7 @@ def test_a_batch_that_fails_is_published_after_the_restart(
     assert len(read(own_broker.bootstrap, names.live)) == 12
     run()
     messages = read(own_broker.bootstrap, names.live)
-    assert set(ids(messages)) == {each["event_id"] for each in events}
-    assert len(messages) <= len(events) + 2  # at least once: only the last epochs are repeated
+    assert sorted(ids(messages)) == [each["event_id"] for each in events]
 
 
 @pytest.mark.engine
