@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 import orjson
@@ -97,6 +97,10 @@ class Disk:
         """Take back everything behind `size` bytes."""
         os.ftruncate(file, size)
 
+    def remove(self, path: Path) -> None:
+        """Remove a file."""
+        path.unlink(missing_ok=True)
+
     def sync_directory(self, path: Path) -> None:
         """Force the names in a directory to stable storage."""
         directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -137,7 +141,6 @@ class Spool(Generic[_Item]):
         self._decoder = msgspec.json.Decoder(kind)
         self._disk = disk or Disk()
         self._file: int | None = None
-        self._front: BinaryIO | None = None
         self._drained = 0  # bytes
         self._ragged = False  # behind `size` there may be something that could not be taken back
         if path.exists():
@@ -171,16 +174,17 @@ class Spool(Generic[_Item]):
 
     def read(self) -> Chunk[_Item]:
         """Return some items from the front, none if nothing waits."""
-        if self._front is None:
-            self._front = self.path.open("rb")
-        self._front.seek(self._drained)
         items: list[_Item] = []
-        end = self._drained
-        while end < self.size and len(items) < _READ_ITEMS and end - self._drained < _READ_BYTES:
-            line = self._front.readline()
-            end += len(line)
-            if line.startswith(_ITEM):
-                items.append(self._item(line))
+        start = end = self._drained
+        with self.path.open("rb") as front:
+            front.seek(start)
+            while end < self.size and len(items) < _READ_ITEMS and end - start < _READ_BYTES:
+                line = front.readline()
+                if not line:
+                    raise SpoolError(f"{self.path}: cut by another program; {_ADVICE}")
+                end += len(line)
+                if line.startswith(_ITEM):
+                    items.append(self._item(line))
         return Chunk(items, end)
 
     def advance(self, chunk: Chunk[_Item]) -> None:
@@ -193,21 +197,19 @@ class Spool(Generic[_Item]):
     def remove(self) -> None:
         """Remove the file, once nothing waits; raises OSError."""
         assert not self.waiting, self.waiting
+        self._disk.remove(self.path)
         self.close()
-        self.path.unlink(missing_ok=True)
-        self._disk.sync_directory(self.path.parent)
         self.size = self._drained = 0
         self.resume = None
         self._tell()
+        with suppress(OSError):  # a file that comes back is drained once more
+            self._disk.sync_directory(self.path.parent)
 
     def close(self) -> None:
         """Release the file; what waits in it stays."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
-        if self._front is not None:
-            self._front.close()
-            self._front = None
 
     def _take_up(self) -> None:
         """Learn what an earlier run left: count the items, cut off what is not a whole line."""
@@ -307,9 +309,9 @@ class Waiting(NamedTuple):
 
 
 def waiting_in(directory: Path) -> list[Waiting]:
-    """Return the spools of a directory, by name; nothing is changed."""
+    """Return the spools of a directory and those below it, by name; nothing is changed."""
     found = []
-    for path in sorted(directory.glob(f"*{SUFFIX}")):
+    for path in sorted(directory.rglob(f"*{SUFFIX}")):
         with path.open("rb") as lines:
             items = sum(line.startswith(_ITEM) and line.endswith(b"\n") for line in lines)
             found.append(Waiting(path, items, lines.tell()))
@@ -399,7 +401,7 @@ class SpooledPart(StatefulSinkPartition[_Item, _State | None]):
             else:
                 return
         self._keep(values)
-        if self._clock.monotonic_s() >= self._next_s:
+        if self._since_s is not None and self._clock.monotonic_s() >= self._next_s:
             self._drain(self._clock.monotonic_s() + self._rules.drain_s)
 
     def snapshot(self) -> _State | None:
