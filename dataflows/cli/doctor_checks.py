@@ -22,10 +22,12 @@ from dataflows.cli.logs import last_arrival_ns, segments, size_of
 from dataflows.cli.record import messages_on_stderr
 from dataflows.cli.screen import shown_size
 from dataflows.connectors.clock import SystemClock
+from dataflows.connectors.database import SPOOL_DIRECTORY
 from dataflows.connectors.dsn import DsnError, connection_settings
 from dataflows.connectors.embedded_postgres import EmbeddedPostgres, PostgresError, find_binaries
 from dataflows.connectors.kafka import Bus, BusError
 from dataflows.connectors.kafka_options import OptionsError, options_of
+from dataflows.connectors.spool import waiting_in
 from dataflows.connectors.venue_rest import RestConfig, VenueError, VenueRest
 from dataflows.settings import DATABASE_OFF, Settings, SettingsError
 from operators import kernel
@@ -57,6 +59,7 @@ def all_checks(*, deep: bool) -> Iterator[Check]:
     yield from _venue(settings.rest_url)
     yield _log(settings.data_dir / "ticks")
     yield _topic(settings.data_dir / "topics" / TOPIC)
+    yield _spools(settings.data_dir / SPOOL_DIRECTORY)
 
 
 def _kernel() -> Check:
@@ -226,3 +229,18 @@ def _topic(path: Path) -> Check:
         return Check("event topic", "failed", f"{path}: {error.strerror}", "check its rights")
     last = "none" if newest is None else newest["exchange_ts"]
     return Check("event topic", "ok", f"{path}: {shown_size(size)}, last event {last}")
+
+
+def _spools(directory: Path) -> Check:
+    """Check that nothing waits for a server; the job writes it when the server is back."""
+    try:
+        found = [
+            f"{each.path}: {each.items} items, {shown_size(each.bytes)}"
+            for each in waiting_in(directory)
+        ]
+    except OSError as error:
+        return Check("spools", "failed", f"{directory}: {error.strerror}", "check its rights")
+    if not found:
+        return Check("spools", "ok", f"{directory}: nothing waits")
+    advice = "bring the server back; the running or next job then writes them, in order"
+    return Check("spools", "warning", "\n".join(found), advice)

@@ -15,7 +15,9 @@ import pytest
 
 from dataflows.cli import doctor
 from dataflows.cli.failures import NOT_IN_ORDER
+from dataflows.connectors.spool import Spool
 from fixtures.exchange import running_exchange
+from operators.feed import Hole
 
 BAD_PACK = Path(__file__).parents[2] / "fixtures/packs/four_faults.yaml"
 NAMES = [
@@ -28,6 +30,7 @@ NAMES = [
         "venue",
         "tick log",
         "event topic",
+        "spools",
     ),
 ]
 
@@ -61,6 +64,23 @@ def test_a_good_installation_is_in_order(alpha: Any, small_log: Path, tmp_path: 
     assert checks["venue"]["verdict"] == "warning"
     assert {checks[name]["verdict"] for name in NAMES if name != "venue"} == {"ok"}
     assert list(tmp_path.iterdir()) == []
+
+
+def test_spools_that_wait_are_a_warning(
+    alpha: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How many items, for which sink, and what brings them on their way."""
+    monkeypatch.setenv("ALPHA_DATA_DIR", str(tmp_path))
+    for name in ("kafka-alpha.events.v0", "replay_1/postgres-market"):
+        spool = Spool(tmp_path / "spool" / f"{name}.ndjson", Hole)
+        spool.append([Hole(1, None, "disconnect"), Hole(2, 3, "start")])
+        spool.close()
+    check = by_name(alpha("doctor", "--json"))["spools"]
+    assert check["verdict"] == "warning"
+    first, second = check["found"].splitlines()
+    assert "kafka-alpha.events.v0.ndjson: 2 items" in first
+    assert "replay_1/postgres-market.ndjson: 2 items" in second
+    assert "bring the server back" in check["advice"]
 
 
 def test_the_table_is_readable(alpha: Any) -> None:
