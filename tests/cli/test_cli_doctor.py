@@ -89,7 +89,7 @@ def test_the_table_is_readable(alpha: Any) -> None:
     assert ran.code == 0
     assert max(map(len, ran.out.splitlines())) <= 100
     assert "-> recording and live runs need it" in ran.out
-    assert "13 checks: ok 12, warning 1" in ran.out
+    assert "14 checks: ok 13, warning 1" in ran.out
 
 
 def test_the_state_of_the_data_is_told(
