@@ -325,10 +325,10 @@ def waiting_in(directory: Path) -> list[Waiting]:
 class Spooling:
     """Where sinks keep what a server does not take, and how long they wait for what.
 
-    drain_s : of a write, for what waits. retry_s : first and longest pause between two tries to
-    reach a server that is away. full_s : how long a batch waits in memory when the disk does not
-    take it either; then the run ends, and recovery repeats it. settle_s : how long the server is
-    waited for at start and end. say : is told, in one line, when an outage begins and ends.
+    drain_s, settle_s : of a write, and of a start or end, for what waits. retry_s : first and
+    longest pause between two tries to reach a server that is away. full_s : how long a batch waits
+    in memory when the disk does not take it either; then the run ends, and recovery repeats it.
+    say : is told, in one line, when an outage begins and ends.
     """
 
     directory: Path
@@ -385,7 +385,7 @@ class SpooledPart(StatefulSinkPartition[_Item, _State | None]):
         self._reason = ""
         if spool.exists:
             self._begin("left by an earlier run")
-            self._settle()
+            self._drain(self._clock.monotonic_s() + spooling.settle_s)
         else:
             DEGRADED.labels(spool.sink).set(0)
 
