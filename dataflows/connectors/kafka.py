@@ -33,7 +33,7 @@ from confluent_kafka.cimpl import NewTopic
 from prometheus_client import Counter
 
 from dataflows.connectors.clock import Clock, SystemClock
-from dataflows.connectors.spool import DirectPart, Lost, SpooledPart, Spooling
+from dataflows.connectors.spool import DirectPart, Lost, Spool, SpooledPart, Spooling
 from dataflows.connectors.topics import OnePartitionSink
 from dataflows.contract import CLOUD_TYPE, DLQ_TOPIC, SCHEMA_ID, TOPICS
 from operators.contract import DeadLetter
@@ -650,7 +650,7 @@ class KafkaEventsSink(OnePartitionSink[Published, Offsets | None]):
     ) -> StatefulSinkPartition[Published, Offsets | None]:
         if self._spooling is None:
             return DirectPart(_Outlet(self, resume_state))
-        spool = self._spooling.spool(f"kafka-{self.topic}", Published)
+        spool: Spool[Published] = self._spooling.spool(f"kafka-{self.topic}", Published)
         spooled = msgspec.convert(spool.resume, Offsets | None, strict=False)
         outlet = _Outlet(self, _earliest(resume_state, spooled))
         return SpooledPart(outlet, spool, self._spooling)

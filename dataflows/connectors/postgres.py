@@ -217,7 +217,7 @@ class WriteError(Exception):
     """What can never be written; the message names the rows, by their keys, and what is wrong."""
 
 
-class RowError(Exception):
+class RowError(WriteError):
     """One row that can never be written; the message names its key, the column and the fault."""
 
 

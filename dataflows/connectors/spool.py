@@ -288,9 +288,10 @@ class Spool(Generic[_Item]):
 
     def _item(self, line: bytes) -> _Item:
         try:
-            return self._decoder.decode(line[len(_ITEM) : -2])
+            item: _Item = self._decoder.decode(line[len(_ITEM) : -2])
         except msgspec.MsgspecError as error:
             raise SpoolError(f"{self.path}: a line cannot be read: {error}; {_ADVICE}") from error
+        return item
 
     def _tell(self) -> None:
         WAITING.labels(self.sink).set(self.waiting)
