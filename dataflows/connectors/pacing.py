@@ -26,15 +26,22 @@ class Paced(FixedPartitionedSource[_Item, _State]):
 
     speed : feed time over wall time, > 0. The closings of minutes are paced, to the batch; the data
     between two of them come as they are read. Time runs from the first closing after a start.
+    from_ms : what closed before is handed on at once, e.g. a warm-up.
     """
 
     def __init__(
-        self, source: FixedPartitionedSource[_Item, _State], speed: float, clock: Clock
+        self,
+        source: FixedPartitionedSource[_Item, _State],
+        speed: float,
+        clock: Clock,
+        *,
+        from_ms: int = 0,
     ) -> None:
         assert speed > 0, speed
         self._source = source
         self._speed = speed
         self._clock = clock
+        self._from_ms = from_ms
 
     def list_parts(self) -> list[str]:
         """Return those of the source."""
@@ -45,15 +52,20 @@ class Paced(FixedPartitionedSource[_Item, _State]):
     ) -> PacedPartition[_State]:
         """Open a partition of the source."""
         inner = self._source.build_part(step_id, for_part, resume_state)
-        return PacedPartition(inner, self._speed, self._clock)
+        return PacedPartition(inner, self._speed, self._clock, self._from_ms)
 
 
 class PacedPartition(StatefulSourcePartition[_Item, _State]):
     """A partition with at most one batch that was read and is not due yet."""
 
     def __init__(
-        self, inner: StatefulSourcePartition[_Item, _State], speed: float, clock: Clock
+        self,
+        inner: StatefulSourcePartition[_Item, _State],
+        speed: float,
+        clock: Clock,
+        from_ms: int = 0,
     ) -> None:
+        self._from_ms = from_ms
         self._inner = inner
         self._speed = speed
         self._clock = clock
@@ -93,7 +105,7 @@ class PacedPartition(StatefulSourcePartition[_Item, _State]):
         closings = [
             item.phase.clock_ms for _, item in batch if isinstance(item, Boundary | BarItem)
         ]
-        if not closings:
+        if not closings or max(closings) < self._from_ms:
             return self._due_s
         if self._began is None:
             self._began = (closings[0], self._clock.monotonic_s())

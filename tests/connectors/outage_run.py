@@ -20,6 +20,7 @@ from bytewax.recovery import RecoveryConfig
 from bytewax.testing import cluster_main
 from prometheus_client import REGISTRY
 
+from dataflows.connectors.clock import SystemClock
 from dataflows.connectors.kafka import Bus, KafkaEventsSink
 from dataflows.connectors.pacing import Paced
 from dataflows.connectors.postgres import PostgresEventSink, PostgresMarketSink, PostgresWriter
@@ -75,6 +76,9 @@ def run(orders: Orders, on_progress: Callable[[int], None] | None = None) -> dic
     def open_writer() -> PostgresWriter:
         return PostgresWriter(orders.dsn, columns, schema=orders.schema, say=lambda line: None)
 
+    def paths(*names: str) -> dict[str, Path]:
+        return {name: out / f"{name}.ndjson" for name in names}
+
     def reached(state: SourceState) -> None:
         if on_progress is not None:
             on_progress(state.feed.clock_ns // 1_000_000)
@@ -84,17 +88,17 @@ def run(orders: Orders, on_progress: Callable[[int], None] | None = None) -> dic
     )
     sinks = Sinks(
         market={
-            "file": RowsAndFramesSink(out / "rows.ndjson", out / "frames.ndjson", append=True),
+            "file": RowsAndFramesSink(paths("rows", "frames"), append=True),
             "database": PostgresMarketSink(open_writer, spooling),
         },
         published={
-            "file": EventsSink(out / "events.ndjson", out / "suppressed.ndjson", append=True),
+            "file": EventsSink(paths("events", "suppressed"), append=True),
             "kafka": kafka,
             "database": PostgresEventSink(open_writer, spooling),
         },
     )
     log = LogSource(Path(orders.log), packs.features, CHUNK_LINES, on_chunk=reached)
-    flow = build(Paced(log, orders.speed, from_ms=orders.from_ms), packs, sinks)
+    flow = build(Paced(log, orders.speed, SystemClock(), from_ms=orders.from_ms), packs, sinks)
     cluster_main(
         flow,
         [],
