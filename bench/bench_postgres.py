@@ -79,8 +79,8 @@ def run(dsn: str, count: int, rounds: int) -> dict[str, Any]:
     writer = PostgresWriter(dsn, columns, backoff_s=())
     writer.connect()
     names = {"twin": sql.Identifier(TWIN), "table": sql.Identifier(table.name)}
-    copy = query("copy_staging").format(
-        staging=names["twin"], columns=sql.SQL(", ").join(map(sql.Identifier, table.types))
+    copy = query("copy_lines").format(
+        target=names["twin"], columns=sql.SQL(", ").join(map(sql.Identifier, table.types))
     )
     times_ms: dict[str, list[float]] = {"bare": [], "writer": []}
     with open_session(dsn, "public") as bare:

@@ -322,7 +322,8 @@ class Table:
             "excluded": _list(sql.Identifier("excluded", column) for column in values),
         }
         self.staging = query("create_staging").format(**names)
-        self.copy = query("copy_staging").format(**names)
+        self.copy = query("copy_lines").format(target=names["staging"], **names)
+        self.insert = query("copy_lines").format(target=names["table"], **names)
         self.merge = query(f"merge_{merge or name}").format(**names)
 
     def name_of(self, record: Record) -> str:
@@ -578,6 +579,16 @@ class _Load:
     table: Table
     records: list[Record]
     lines: list[list[Any]]
+
+    @property
+    def is_new(self) -> bool:
+        """Tell whether these are feature rows that are, restarts apart, written first here.
+
+        They are most of all that is written, and need no merge unless one of them is there.
+        """
+        if self.table.name != "features_snapshot":
+            return False
+        return not any(record["revision"] for record in self.records)
 
     def part(self, start: int, end: int) -> _Load:
         """Return some of the rows."""
@@ -878,9 +889,11 @@ def _transfer(connection: Connection, loads: list[_Load], *, keep: bool = True) 
         for load in loads:
             if not load.records:
                 continue
+            if load.is_new and _inserted(connection, cursor, load):
+                continue
             # Made with the first use: a commit empties every one there is, used or not.
             cursor.execute(load.table.staging)
-            _copy(cursor, load)
+            _copy(cursor, load, load.table.copy)
             try:
                 cursor.execute(load.table.merge, prepare=True)
             except _AWAY:
@@ -891,14 +904,24 @@ def _transfer(connection: Connection, loads: list[_Load], *, keep: bool = True) 
                 raise WriteError(f"{_span(load)}: {_first_line(error)}") from error
 
 
-def _copy(cursor: psycopg.Cursor[tuple[Any, ...]], load: _Load) -> None:
+def _inserted(connection: Connection, cursor: psycopg.Cursor[tuple[Any, ...]], load: _Load) -> bool:
+    """Copy a load straight into its table; False, and nothing of it, if a row is there already."""
+    try:
+        with connection.transaction():
+            _copy(cursor, load, load.table.insert)
+    except psycopg.errors.UniqueViolation:
+        return False
+    return True
+
+
+def _copy(cursor: psycopg.Cursor[tuple[Any, ...]], load: _Load, text: sql.Composed) -> None:
     index = 0
     try:
-        with cursor.copy(load.table.copy) as copy:
+        with cursor.copy(text) as copy:
             copy.set_types(list(load.table.types.values()))
             for index, line in enumerate(load.lines):  # noqa: B007
                 copy.write_row(line)
-    except _AWAY:
+    except (*_AWAY, psycopg.errors.UniqueViolation):
         raise
     except _OF_THE_TABLE as error:
         raise WriteError(f"{_span(load)}: {_first_line(error)}") from error

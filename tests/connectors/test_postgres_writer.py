@@ -237,6 +237,18 @@ def test_schema_of_its_own(place: Place, pack_columns: dict[str, str]) -> None:
     assert stored(place, "features_snapshot") == stored(place, "anomaly_event") == []
 
 
+def test_new_rows_beside_one_that_is_there(writer: PostgresWriter, place: Place) -> None:
+    """A repeated epoch may be cut otherwise: what is there is merged, what is new is added."""
+    writer.write_market([market(row({"v_total_m_1": 1.0}), row({"v_total_m_1": 2.0}, uid=6))])
+    amended = row({"v_total_m_1": 3.0}, revision=1)
+    writer.write_market([market(amended)])
+    batch = [row({"v_total_m_1": 9.0}), *(row({"v_total_m_1": 4.0}, uid=u) for u in (6, 7))]
+    writer.write_market([market(*batch)])
+    found = {line["asset_uid"]: line for line in stored(place, "features_snapshot")}
+    assert {uid: line["v_total_m_1"] for uid, line in found.items()} == {5: 3.0, 6: 4.0, 7: 4.0}
+    assert found[5]["revision"] == 1
+
+
 def test_shadow_events_have_a_table_of_their_own(writer: PostgresWriter, place: Place) -> None:
     """The same columns and bytes; nobody who reads events meets them."""
     phase = Phase(T_MS, False, 1, T_MS + 1500)
