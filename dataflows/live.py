@@ -23,7 +23,7 @@ from bytewax.outputs import Sink
 
 from dataflows.connectors.console import ConsoleEventSink, ConsoleMarketSink, MinutePrinter
 from dataflows.connectors.database import SPOOL_DIRECTORY, Database
-from dataflows.connectors.dsn import DsnError, connection_settings
+from dataflows.connectors.dsn import DsnError, assert_welcome, connection_settings
 from dataflows.connectors.kafka import SPOOL_WAIT_S, Bus, KafkaEventsSink, topic_names
 from dataflows.connectors.kafka_options import OptionsError, options_of
 from dataflows.connectors.recorder import Recorder, RecorderConfig
@@ -33,7 +33,7 @@ from dataflows.connectors.topics import MARKET_PRODUCTS, EventsSink, RowsAndFram
 from dataflows.halves import Products, assemble, baselines, judge, mark, normalize
 from dataflows.settings import DATABASE_OFF, Settings, SettingsError
 from operators.modes import Run
-from operators.records import BarItem
+from operators.records import BarItem, RowItem
 from packs.loader import PackError, Packs, load_packs
 from packs.schema import Canary
 
@@ -71,13 +71,20 @@ def build_from_bars(
 def _finish(
     flow: Dataflow, bars: KeyedStream[BarItem], packs: Packs, sinks: Sinks, run: Run | None
 ) -> Dataflow:
-    rows = normalize(bars, packs, hands_out=bool(sinks.baselines))
-    deliver(judge(mark(rows, packs), packs, run), sinks)
-    if sinks.baselines:
-        stored = baselines(rows)
-        for name, sink in sinks.baselines.items():
-            op.output(f"baselines-{name}", stored, sink)
+    deliver(judge(rows_of(bars, packs, sinks.baselines), packs, run), sinks)
     return flow
+
+
+def rows_of(
+    bars: KeyedStream[BarItem], packs: Packs, stores: Mapping[str, Sink[Any]]
+) -> KeyedStream[RowItem]:
+    """Return rows with candidates; the baselines behind them go to `stores` once an hour."""
+    rows = normalize(bars, packs, hands_out=bool(stores))
+    if stores:
+        handed = baselines(rows)
+        for name, sink in stores.items():
+            op.output(f"baselines-{name}", handed, sink)
+    return mark(rows, packs)
 
 
 def deliver(products: Products, sinks: Sinks) -> None:
@@ -101,19 +108,29 @@ def recorder_config(settings: Settings, packs: Packs) -> RecorderConfig:
 
 
 def live_database(settings: Settings, packs: Packs) -> Database | None:
-    """Return the database of a live run, None if it is switched off; nothing is opened yet."""
+    """Return the database of a live run, None if it is switched off.
+
+    It is opened later, and may be away until then; raises `DsnError` if it refuses for good.
+    """
     if settings.database_url == DATABASE_OFF:
         return None
-    if settings.database_url is not None:
-        connection_settings(settings.database_url)  # one message now, not one from the engine
     return Database(
         settings.data_dir,
-        settings.database_url,
+        checked_url(settings),
         packs=packs,
         run=settings.run,
         environment=settings.topic_suffix,
         retain=True,
     )
+
+
+def checked_url(settings: Settings) -> str | None:
+    """Return the connection string that is given, if one is; raises `DsnError` now rather than
+    letting the engine meet what is wrong with it."""
+    if settings.database_url is not None:
+        connection_settings(settings.database_url)
+        assert_welcome(settings.database_url)
+    return settings.database_url
 
 
 def _live_edges(settings: Settings, packs: Packs) -> tuple[Database | None, Sinks]:

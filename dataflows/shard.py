@@ -10,7 +10,9 @@ Design 3, docs/scaling.md.
 from __future__ import annotations
 
 import sys
-from typing import Any, cast
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple, cast
 
 import bytewax.operators as op
 from bytewax.dataflow import Dataflow
@@ -26,8 +28,8 @@ from dataflows.connectors.kafka_rows import KafkaRowsSink, RowsMaker
 from dataflows.connectors.kafka_ticks import KafkaTicksSource
 from dataflows.connectors.share_source import ShareSource
 from dataflows.connectors.source import HoleLog, Item, LogSource
-from dataflows.halves import assemble, mark, normalize
-from dataflows.live import TICKS, configure
+from dataflows.halves import assemble
+from dataflows.live import TICKS, checked_url, configure, rows_of
 from dataflows.settings import DATABASE_OFF, Settings
 from operators.engine import Packed, rekey, stateful, to_all
 from operators.records import Boundary, RowItem, Ticks
@@ -40,13 +42,17 @@ def build(
     packs: Packs,
     share: Share,
     sinks: dict[str, Sink[Any]],
+    stores: Mapping[str, Sink[Any]] = MappingProxyType({}),
 ) -> Dataflow:
-    """Return the flow of a shard; the sinks get ("ALL", ShardPhase), in the order of closing."""
+    """Return the flow of a shard; the sinks get ("ALL", ShardPhase), in the order of closing.
+
+    stores : get the baselines of its assets, once an hour.
+    """
     flow = Dataflow("shard")
     items = op.input("ticks", flow, ShareSource(ticks, share))
     kinds = op.branch("kinds", items, _is_closing)
     own = cast("KeyedStream[Ticks | Boundary]", kinds.falses)
-    marked = mark(normalize(assemble(own, packs), packs), packs)
+    marked = rows_of(assemble(own, packs), packs, stores)
     gathered = rekey("gather", marked, to_all, RowItem)
     waiting = op.merge("merge", gathered, kinds.trues)
     whole: KeyedStream[ShardPhase] = stateful("close", waiting, Closing(), Packed(ClosingState))
@@ -76,11 +82,11 @@ def ticks_source(
     return LogSource(settings.data_dir / TICKS, packs.features, follow=True, holes=holes)
 
 
-def hole_log(settings: Settings, packs: Packs, share: Share) -> HoleLog | None:
-    """Return where holes of the recording are noted: by the first shard, in a given database."""
-    if share.index or settings.database_url in (None, DATABASE_OFF):
+def database_of(settings: Settings) -> Database | None:
+    """Return the database of a shard, None without one: it never starts an embedded server."""
+    if settings.database_url in (None, DATABASE_OFF):
         return None
-    return Database(settings.data_dir, settings.database_url).hole_log(packs.features, TICKS)
+    return Database(settings.data_dir, checked_url(settings))
 
 
 def bus_of(settings: Settings) -> Bus:
@@ -90,17 +96,31 @@ def bus_of(settings: Settings) -> Bus:
     return Bus(settings.kafka_bootstrap, options=options_of(settings))
 
 
-def _edges(
-    settings: Settings, packs: Packs
-) -> tuple[Share, FixedPartitionedSource[Item, bytes], KafkaRowsSink]:
+class Edges(NamedTuple):
+    """What a shard reads, which assets it keeps, and where rows and baselines go."""
+
+    share: Share
+    ticks: FixedPartitionedSource[Item, bytes]
+    rows: KafkaRowsSink
+    stores: dict[str, Sink[Any]]
+
+
+def edges_of(settings: Settings, packs: Packs) -> Edges:
+    """Return the edges of a shard; a shard that is not named is one message."""
     share = share_of(settings.shard or "")
     if share is None:
         sys.exit("ALPHA_SHARD: expected I/K, this shard's number and how many there are, as 0/3")
-    ticks = ticks_source(settings, packs, hole_log(settings, packs, share))
-    return share, ticks, rows_sink(settings, packs, share)
+    database = database_of(settings)
+    rows = rows_sink(settings, packs, share)
+    if database is None:
+        return Edges(share, ticks_source(settings, packs, None), rows, {})
+    # Holes are the same for all shards: the first one notes them.
+    holes = None if share.index else database.hole_log(packs.features, TICKS)
+    stores: dict[str, Sink[Any]] = {"database": database.baseline_sink(packs.features)}
+    return Edges(share, ticks_source(settings, packs, holes), rows, stores)
 
 
 def flow() -> Dataflow:
     """Return the flow of this process's shard."""
-    _, packs, (share, ticks, rows) = configure(_edges)
-    return build(ticks, packs, share, {"kafka": rows})
+    _, packs, edges = configure(edges_of)
+    return build(edges.ticks, packs, edges.share, {"kafka": edges.rows}, edges.stores)

@@ -16,8 +16,13 @@ _URL = re.compile(r"postgres(ql)?://")
 _PORTS = re.compile(r"\d*(,\d*)*")
 
 
+# What a server says that will take the connection later.
+_FOR_NOW = re.compile(r"starting up|shutting down|recovery|too many|connection slots|not yet")
+_ASK_S = 3
+
+
 class DsnError(Exception):
-    """A connection string cannot be read; the message does not show it."""
+    """A connection string is of no use; the message does not show it."""
 
 
 def connection_settings(dsn: str) -> dict[str, str]:
@@ -34,6 +39,20 @@ def connection_settings(dsn: str) -> dict[str, str]:
             " found is not shown, it may hold a password"
         )
     return found
+
+
+def assert_welcome(dsn: str) -> None:
+    """Ask a server once whether it takes a connection; raise `DsnError` if it refuses for good.
+
+    A wrong password or a database that is not there gets no better by waiting; a server that does
+    not answer, or is about to, does.
+    """
+    try:
+        psycopg.connect(dsn, connect_timeout=_ASK_S).close()
+    except psycopg.OperationalError as error:
+        said = re.search(r"FATAL: +(.+)", str(error))
+        if said is not None and not _FOR_NOW.search(said.group(1)):
+            raise DsnError(f"PostgreSQL refuses the connection: {said.group(1)}") from None
 
 
 def _is_torn(dsn: str, found: dict[str, str]) -> bool:

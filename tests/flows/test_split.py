@@ -377,13 +377,23 @@ def test_mistakes_are_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_first_shard_notes_the_holes(packs: Packs, tmp_path: Path) -> None:
     """They are the same in all shards; without a database of its own a shard starts none."""
-    given = {"ALPHA_DATA_DIR": str(tmp_path), "ALPHA_DATABASE_URL": "postgresql://nowhere/x"}
-    with_database = Settings.from_env(given)
-    assert shard.hole_log(with_database, packs, Share(0, 2)) is not None
-    assert shard.hole_log(with_database, packs, Share(1, 2)) is None
-    for url in ("", "off"):
-        settings = Settings.from_env({**given, "ALPHA_DATABASE_URL": url})
-        assert shard.hole_log(settings, packs, Share(0, 2)) is None
+    given = {
+        "ALPHA_DATA_DIR": str(tmp_path),
+        "ALPHA_KAFKA_BOOTSTRAP": "127.0.0.1:9",
+        "ALPHA_DATABASE_URL": "host=127.0.0.1 port=9 user=x dbname=x",
+    }
+
+    def edges(share: str, **more: str) -> shard.Edges:
+        return shard.edges_of(Settings.from_env({**given, "ALPHA_SHARD": share, **more}), packs)
+
+    first, second, none = edges("0/2"), edges("1/2"), edges("0/2", ALPHA_DATABASE_URL="off")
+    assert isinstance(first.ticks, LogSource)
+    assert isinstance(second.ticks, LogSource)
+    assert isinstance(none.ticks, LogSource)
+    assert first.ticks.holes is not None
+    assert (second.ticks.holes, none.ticks.holes) == (None, None)
+    assert [sorted(edge.stores) for edge in (first, second, none)] == [["database"]] * 2 + [[]]
+    assert not list(tmp_path.iterdir())
 
 
 def test_ticks_come_from_the_log_unless_kafka_is_asked_for(packs: Packs, tmp_path: Path) -> None:
