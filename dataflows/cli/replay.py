@@ -24,8 +24,9 @@ from dataflows.connectors.bars_source import CHUNK_MINUTES
 from dataflows.connectors.pacing import PACED_LINES, PACED_MINUTES
 from dataflows.connectors.source import CHUNK_LINES
 from dataflows.importing.bars import read_bars
-from dataflows.replay import PRODUCTS, product_path, replay
+from dataflows.replay import PRODUCTS, REPLAY, product_path, replay
 from dataflows.settings import Settings
+from operators.modes import Run, RunMode
 from packs.loader import load_packs
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -75,6 +76,12 @@ def run(
             help="Also to the replay topic there; env: ALPHA_KAFKA_BOOTSTRAP.",
         ),
     ] = None,
+    mode: Annotated[
+        RunMode,
+        typer.Option(
+            help="Who hears the events, as in a run of this mode; replay: as in production.",
+        ),
+    ] = REPLAY.mode,
     speed: Annotated[
         float | None,
         typer.Option(
@@ -86,7 +93,7 @@ def run(
 ) -> None:
     """Run a tick log, or minute bars, and write the products as text.
 
-    Writes rows, frames, events, suppressed, audit and dlq (.ndjson) in canonical bytes, and
+    Writes rows, frames, events, shadow, suppressed, audit and dlq (.ndjson) in canonical bytes, and
     prints a JSON summary with the count and the SHA-256 of each. The same source and packs always
     give the same bytes, in the tables and the topic too; there the events say `replay_of`. A schema
     holds replays of one configuration.
@@ -110,6 +117,7 @@ def run(
                 bars=bars,
                 workers=workers,
                 chunk=chunk,
+                run=Run(mode),
                 extra=made.sinks,
                 holes=made.holes,
                 speed=speed,

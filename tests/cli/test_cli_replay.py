@@ -233,3 +233,16 @@ def test_a_long_run_shows_where_it_is() -> None:
 def test_nothing_is_drawn_where_nobody_waits(how: dict[str, Any]) -> None:
     """A short run, a pipe, and --quiet."""
     assert drawn(**how) == ""
+
+
+def test_a_mode_says_who_hears_the_events(alpha: Any, small_log: Path, tmp_path: Path) -> None:
+    """Any mode of a run; rows are the same in all of them, a mode there is not is one message."""
+    sums = {}
+    for mode in ("replay", "shadow", "dry_run", "canary"):
+        ran = alpha("replay", small_log, "--out", tmp_path / mode, "--mode", mode, "-q")
+        assert ran.code == 0
+        sums[mode] = ran.json["products"]["rows"]["sha256"]
+    assert len(set(sums.values())) == 1
+    alpha("replay", small_log, "--out", tmp_path / "x", "--mode", "loud").failed_with(
+        USAGE, "--mode", "shadow"
+    )
