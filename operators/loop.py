@@ -3,66 +3,82 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
-from operators.assemble import Assemble
-from operators.budget import Budget
-from operators.context import Context
+import msgspec
+
+from operators.assemble import Assemble, AssemblyState
+from operators.budget import Budget, BudgetState
+from operators.context import Context, ContextState
 from operators.detect import Detect
 from operators.feed import Item
 from operators.modes import Run
+from operators.normal_state import NormaliseState
 from operators.normalize import Normalize
 from operators.records import BarItem, MarketPhase, Published, RowItem
-from operators.score import Score
+from operators.score import Score, ScoreState
 from packs.loader import Packs
 
 
-class Loop:
-    """Drives every step in one thread, in the order of the flow."""
+class LoopState(msgspec.Struct):
+    """What the steps remember: of each asset by its uid, and of all of them together."""
 
-    def __init__(self, packs: Packs, producer: str, run: Run | None = None) -> None:
+    assemble: dict[int, AssemblyState] = {}
+    normalize: dict[int, NormaliseState] = {}
+    context: ContextState = msgspec.field(default_factory=ContextState)
+    score: dict[int, ScoreState] = {}
+    budget: BudgetState = msgspec.field(default_factory=BudgetState)
+
+
+class Loop:
+    """Drives every step in one thread, in the order of the flow.
+
+    state : what the steps remember, to go on from; it is changed in place.
+    """
+
+    def __init__(
+        self, packs: Packs, producer: str, run: Run | None = None, state: LoopState | None = None
+    ) -> None:
         self._assemble = Assemble(packs.features)
         self._normalize = Normalize(packs)
         self._detect = Detect(packs)
         self._context = Context(packs)
         self._score = Score(packs, producer)
         self._budget = Budget(packs, run)
-        self._assets: dict[int, Any] = {}
-        self._rows: dict[int, Any] = {}
-        self._scores: dict[int, Any] = {}
-        self._joined = self._context.initial()
-        self._account = self._budget.initial()
+        self.state = LoopState() if state is None else state
 
     def ticks(self, items: Iterable[Item]) -> list[MarketPhase | Published]:
         """Feed ticks and boundaries; return the phases they complete."""
         outputs: list[MarketPhase | Published] = []
+        states = self.state.assemble
         for uid, item in items:
-            if uid not in self._assets:
-                self._assets[uid] = self._assemble.initial()
-            outputs += self.bars(self._assemble.step(self._assets[uid], item))
+            if uid not in states:
+                states[uid] = self._assemble.initial()
+            outputs += self.bars(self._assemble.step(states[uid], item))
         return outputs
 
     def bars(self, items: Iterable[BarItem]) -> list[MarketPhase | Published]:
         """Feed bars at normalisation."""
         outputs: list[MarketPhase | Published] = []
+        states = self.state.normalize
         for item in items:
-            if item.asset_uid not in self._rows:
-                self._rows[item.asset_uid] = self._normalize.initial()
-            for row_item in self._normalize.step(self._rows[item.asset_uid], item):
+            if item.asset_uid not in states:
+                states[item.asset_uid] = self._normalize.initial()
+            for row_item in self._normalize.step(states[item.asset_uid], item):
                 outputs += self.rows(self._detect.step(None, row_item))
         return outputs
 
     def rows(self, items: Iterable[RowItem]) -> list[MarketPhase | Published]:
         """Feed rows with candidates at the join."""
         outputs: list[MarketPhase | Published] = []
+        states = self.state.score
         for item in items:
-            for joined in self._context.step(self._joined, item):
+            for joined in self._context.step(self.state.context, item):
                 if isinstance(joined, MarketPhase):
                     outputs.append(joined)
                     continue
                 uid = joined.asset_uid
-                if uid not in self._scores:
-                    self._scores[uid] = self._score.initial()
-                for scored in self._score.step(self._scores[uid], joined):
-                    outputs += self._budget.step(self._account, scored)
+                if uid not in states:
+                    states[uid] = self._score.initial()
+                for scored in self._score.step(states[uid], joined):
+                    outputs += self._budget.step(self.state.budget, scored)
         return outputs
