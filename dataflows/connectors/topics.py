@@ -145,19 +145,19 @@ class LinesSink(OnePartitionSink[_Item, Offsets]):
         return _Lines(files, self._takes)
 
 
-_MARKET: Mapping[str, Take[MarketPhase]] = {
+MARKET_LINES: Mapping[str, Take[MarketPhase]] = {
     "rows": lambda phase: map(row_json, phase.rows),
     "frames": lambda phase: map(frame_json, phase.frames),
     "audit": audit_json,
 }
-_PUBLISHED: Mapping[str, Take[Published]] = {
+PUBLISHED_LINES: Mapping[str, Take[Published]] = {
     "events": lambda item: map(event_json, item.events),
     "shadow": lambda item: map(event_json, item.shadow),
     "suppressed": lambda item: map(suppression_json, item.suppressed),
     "dlq": lambda item: map(dead_json, item.dead),
 }
-MARKET_PRODUCTS = tuple(_MARKET)
-EVENT_PRODUCTS = tuple(_PUBLISHED)
+MARKET_PRODUCTS = tuple(MARKET_LINES)
+EVENT_PRODUCTS = tuple(PUBLISHED_LINES)
 
 
 class RowsAndFramesSink(LinesSink[MarketPhase]):
@@ -168,7 +168,7 @@ class RowsAndFramesSink(LinesSink[MarketPhase]):
     """
 
     def __init__(self, paths: Mapping[str, Path], *, append: bool) -> None:
-        super().__init__(paths, _MARKET, append=append)
+        super().__init__(paths, MARKET_LINES, append=append)
 
 
 class EventsSink(LinesSink[Published]):
@@ -180,4 +180,4 @@ class EventsSink(LinesSink[Published]):
     """
 
     def __init__(self, paths: Mapping[str, Path], *, append: bool) -> None:
-        super().__init__(paths, _PUBLISHED, append=append)
+        super().__init__(paths, PUBLISHED_LINES, append=append)
