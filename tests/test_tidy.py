@@ -23,6 +23,7 @@ MAY_SEE = {
     "packs": {"packs", "operators"},
     "dataflows/connectors": {"dataflows", "operators", "packs"},
     "dataflows": {"dataflows", "operators", "packs", "fixtures"},
+    "fixtures/golden_windows": {"fixtures", "dataflows", "operators", "packs"},
     "fixtures": {"fixtures", "dataflows", "operators"},
 }
 # Clocks, dice, environment: one place each.

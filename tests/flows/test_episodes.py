@@ -19,17 +19,16 @@ import pytest
 
 from dataflows.calibration import RATE_BANDS
 from fixtures import market
+from fixtures.golden_windows.seasoning import season
 from fixtures.market import AssetSpec, Episode, EpisodeTruth, FrameOptions, Scenario, lines, truth
 from operators.assemble import Assemble
 from operators.detect import Detect
 from operators.feed import FeedReader, FeedState, Item
-from operators.lattice import HOUR_MS, MINUTE_MS, iso
+from operators.lattice import MINUTE_MS, iso
 from operators.loop import Loop
-from operators.normalize import Normalize
 from operators.records import (
     DQ_OK,
     MARKET_SYMBOL,
-    BarItem,
     Candidate,
     Frame,
     MarketPhase,
@@ -419,8 +418,6 @@ def test_both_rules_of_a_funding_jolt_make_one_event(
 
 TURNING = ("BTC", "ETH", "SOL", "HYPE", "XRP", "DOGE")
 SECTORS = {"old": ("BTC", "ETH"), "fast": ("SOL", "HYPE"), "retail": ("XRP", "DOGE")}
-CALM_MIN = (15, 225)  # what the seasoning repeats
-SEASON_H = 51  # 200 quarter hours and a few
 
 
 def turns() -> Scenario:
@@ -452,40 +449,17 @@ class Seasoned:
     """The loop of six assets whose 15m baselines know two days, each the calm hours over again."""
 
     def __init__(self, packs: Packs, scenario: Scenario) -> None:
-        self.normalize, self.detect = Normalize(packs), Detect(packs)
-        self.states = {spec.uid: self.normalize.initial() for spec in scenario.assets}
         self.loop = Loop(packs, "test")
         assemble = Assemble(packs.features)
         assets = {spec.uid: assemble.initial() for spec in scenario.assets}
         self.bars = [
             bar for uid, item in read(scenario) for bar in assemble.step(assets[uid], item)
         ]
-        self._season(scenario.start_ms)
-
-    def _season(self, start_ms: int) -> None:
-        low, high = (start_ms + minute * MINUTE_MS for minute in CALM_MIN)
-        for uid, state in self.states.items():
-            calm = [
-                item.bar
-                for item in self.bars
-                if item.asset_uid == uid
-                and item.bar is not None
-                and item.bar.revision == 0
-                and low < item.phase.minute_ms <= high
-            ]
-            for minute in range(SEASON_H * 60):
-                label = start_ms - SEASON_H * HOUR_MS + (minute + 1) * MINUTE_MS
-                bar = msgspec.structs.replace(calm[minute % len(calm)], exchange_ts_ms=label)
-                self.normalize.step(state, BarItem(Phase(label, False, 1, label), uid, bar))
-                self.normalize.step(state, BarItem(Phase(label, True, 1, label), uid, None))
+        self.loop.state.normalize = season(packs, self.bars, scenario.start_ms)
 
     def play(self) -> list[MarketPhase | Published]:
         """Run the log itself."""
-        outputs: list[MarketPhase | Published] = []
-        for bar in self.bars:
-            for item in self.normalize.step(self.states[bar.asset_uid], bar):
-                outputs += self.loop.rows(self.detect.step(None, item))
-        return outputs
+        return self.loop.bars(self.bars)
 
 
 @pytest.fixture(scope="module")
