@@ -146,3 +146,37 @@ def test_sdk_rest_calls(exchange: Exchange, info: Info) -> None:
     assert [row["coin"] for row in funding] == ["BTC", "BTC"]
     assert info.spot_meta()["universe"][0]["name"] == "PURR/USDC"
     assert info.perp_dexs() == [None]
+
+
+def test_sdk_candles_are_made_of_the_trades(exchange: Exchange, info: Info) -> None:
+    """What the library gets is what it would have counted itself, minute by minute; minutes without
+    a trade that are over are flat, and an unknown coin has none."""
+    exchange.step(100_000)
+    trades: dict[int, list[dict]] = {}
+    for line in recording(200):
+        frame = orjson.loads(line.partition(b" ")[2])
+        if frame["channel"] == "trades" and frame["data"][0]["coin"] == "ETH":
+            (trade,) = frame["data"]
+            trades.setdefault(trade["time"] // 60_000 * 60_000, []).append(trade)
+    exchange.faults.skew_ms = 180_000
+
+    candles = info.candles_snapshot("ETH", "1m", START_MS - 60_000, START_MS + 400_000)
+
+    traded = {candle["t"]: candle for candle in candles if candle["n"]}
+    assert traded.keys() == trades.keys()
+    for t, made_of in trades.items():
+        prices = [float(trade["px"]) for trade in made_of]
+        candle = traded[t]
+        assert (candle["s"], candle["i"], candle["T"]) == ("ETH", "1m", t + 59_999)
+        assert [float(candle[name]) for name in "ohlc"] == [
+            *(prices[0], max(prices), min(prices), prices[-1])
+        ]
+        assert float(candle["v"]) == 0.25 * len(made_of)
+        assert candle["n"] == len(made_of)
+    # The recording ends in the minute of its last trade, the clock three minutes later.
+    flat = [candle for candle in candles if not candle["n"]]
+    assert [candle["t"] - max(traded) for candle in flat] == [60_000, 120_000]
+    assert {candle[name] for candle in flat for name in "ohlc"} == {traded[max(traded)]["c"]}
+    assert {float(candle["v"]) for candle in flat} == {0.0}
+    unknown = {"coin": "NOPE", "interval": "1m", "startTime": START_MS, "endTime": START_MS}
+    assert info.post("/info", {"type": "candleSnapshot", "req": unknown}) is None
