@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +13,7 @@ import orjson
 import typer
 
 from dataflows.cli.failures import INPUT, Problem
+from dataflows.cli.given_times import given_instant, instant_of
 from dataflows.cli.screen import AsJson, out, put_line, put_table, say
 from dataflows.cli.tables import events_table
 from dataflows.settings import Settings
@@ -49,7 +50,7 @@ class Wanted:
     def _in_time(self, text: str) -> bool:
         if self.since is None and self.until is None:
             return True
-        at = _instant(text)
+        at = instant_of(text)
         return (self.since is None or at >= self.since) and (self.until is None or at <= self.until)
 
 
@@ -97,8 +98,8 @@ def run(
         subtype,
         symbol,
         min_severity,
-        _given_instant("--since", since),
-        _given_instant("--until", until),
+        given_instant("--since", since),
+        given_instant("--until", until),
     )
     file = EventFile(_found(path))
     chosen: Iterable[dict[str, Any]] = (event for event in file if wanted.takes(event))
@@ -142,23 +143,7 @@ def parse_event(line: bytes) -> dict[str, Any] | None:
     if not isinstance(event.get("severity"), int):
         return None
     try:
-        _instant(event["exchange_ts"])
+        instant_of(event["exchange_ts"])
     except ValueError:
         return None
     return event
-
-
-def _instant(text: str) -> datetime:
-    at = datetime.fromisoformat(text)
-    return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
-
-
-def _given_instant(name: str, text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        return _instant(text)
-    except ValueError:
-        raise typer.BadParameter(
-            f"{name}: expected a time such as 2026-09-22T00:51:00Z, found {text!r}"
-        ) from None

@@ -1,0 +1,31 @@
+"""Times as a user gives them: ISO text, UTC unless it says so."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import typer
+
+
+def instant_of(text: str) -> datetime:
+    """Return the instant of an ISO time. Raises `ValueError`."""
+    at = datetime.fromisoformat(text)
+    return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
+
+
+def given_instant(option: str, text: str | None) -> datetime | None:
+    """Return the instant of an option, None where it was not given; a bad one is wrong usage."""
+    if text is None:
+        return None
+    try:
+        return instant_of(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"{option}: expected a time such as 2026-09-22T00:51:00Z, found {text!r}"
+        ) from None
+
+
+def given_ms(option: str, text: str | None) -> int | None:
+    """Return the instant of an option as epoch ms."""
+    at = given_instant(option, text)
+    return None if at is None else int(at.timestamp()) * 1000
