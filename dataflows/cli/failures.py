@@ -45,6 +45,7 @@ KNOWN = {
     "dataflows.connectors.postgres.WriteError": FAILED,
     "dataflows.connectors.kafka.BusError": FAILED,
     "dataflows.connectors.venue_rest.VenueError": FAILED,
+    "dataflows.connectors.candles.BackfillError": FAILED,
     "psycopg.Error": FAILED,
 }
 _WRAPPER = "bytewax.errors.BytewaxRuntimeError"  # what went wrong is its cause

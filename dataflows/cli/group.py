@@ -36,6 +36,8 @@ COMMANDS = {
     "evaluate": Entry("evaluate", "Measure the events of minute bars: rates, lift, labels."),
     "record": Entry("record", "Record the venue into a tick log, and nothing else."),
     "forward": Entry("forward", "Copy a tick log to Kafka, for shards on other machines."),
+    "backfill": Entry("backfill", "Store the venue's candles beside what was built from ticks."),
+    "gaps": Entry("gaps", "List the holes of the recording and what they have cost."),
     "import": Entry("imports", "Turn recordings of others into a tick log or a bars file."),
     "events": Entry("events", "Show events of a replay or of the live topic."),
     "explain": Entry("explain", "Say why an event was published, and make it again."),

@@ -49,8 +49,11 @@ $$;
 grant select on schema_migration to
   alpha_ingest, alpha_builder, alpha_detector, alpha_curator, alpha_reader;
 
--- What the recorder knows: where the recording has holes.
-grant select, insert, update on gap to alpha_ingest;
+-- What the recorder knows: where the recording has holes. And what the venue says of them later:
+-- candles and audits are never changed; the rows are read to find what they lack.
+grant select, insert, update on gap, backfill_job, gap_reconciliation to alpha_ingest;
+grant select, insert on candle_bar, backfill_audit to alpha_ingest;
+grant select on features_snapshot to alpha_ingest;
 
 -- Rows, frames and why assets are listened to, and the rows of them that the tables refuse; reads
 -- what it is configured with.
@@ -74,7 +77,7 @@ to alpha_detector;
 -- Reads everything; adds, and says where things stand, but takes nothing back and publishes nothing.
 grant select on
   features_snapshot, market_snapshot, anomaly_event, shadow_event, suppression, dead_letter,
-  gap, baseline_state,
+  gap, baseline_state, candle_bar, backfill_job, backfill_audit, gap_reconciliation,
   universe_audit, universe_deferral, hotlist_move, hotlist_state, tier_move,
   feature_registry, detector_registry, universe_registry, config_audit,
   curator_runs, insights, config_proposals, replay_results

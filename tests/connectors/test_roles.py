@@ -59,11 +59,16 @@ SNAPSHOTS = ("features_snapshot", "market_snapshot", "baseline_state")
 EVENTS = ("anomaly_event", "shadow_event", "suppression", "dead_letter")
 REGISTRIES = ("feature_registry", "detector_registry", "universe_registry", "config_audit")
 CURATED = ("curator_runs", "insights", "config_proposals", "replay_results")
-TABLES = (*SNAPSHOTS, *AUDITS, *EVENTS, *REGISTRIES, *CURATED, "gap", "schema_migration")
+LEDGER = ("gap", "backfill_job", "gap_reconciliation")
+CANDLES = ("candle_bar", "backfill_audit")
+TABLES = (
+    *(*SNAPSHOTS, *AUDITS, *EVENTS, *REGISTRIES, *CURATED, *LEDGER, *CANDLES),
+    "schema_migration",
+)
 
 # What each may do beside reading what is in READS; all else is refused. U: of some columns only.
 READS = {
-    "alpha_ingest": ("gap", "schema_migration"),
+    "alpha_ingest": (*LEDGER, *CANDLES, "features_snapshot", "schema_migration"),
     "alpha_builder": (
         *(*SNAPSHOTS, *AUDITS, *REGISTRIES),
         *("gap", "dead_letter", "schema_migration"),
@@ -74,7 +79,7 @@ READS = {
     "alpha_ops": TABLES,
 }
 INSERTS = {
-    "alpha_ingest": ("gap",),
+    "alpha_ingest": (*LEDGER, *CANDLES),
     "alpha_builder": (*SNAPSHOTS, *AUDITS, "dead_letter"),
     "alpha_detector": EVENTS,
     "alpha_curator": CURATED,
@@ -82,7 +87,7 @@ INSERTS = {
     "alpha_ops": TABLES,
 }
 UPDATES = {
-    "alpha_ingest": ("gap",),
+    "alpha_ingest": LEDGER,
     "alpha_builder": (*SNAPSHOTS, *AUDITS),
     "alpha_detector": ("suppression",),
     "alpha_curator": (),
