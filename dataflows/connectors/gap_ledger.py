@@ -7,8 +7,7 @@ again, or after more candles came, only makes it better. Build plan 3.6, 13.5, 1
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -113,21 +112,15 @@ class GapLedger:
             done.entries += self._enter(coin, {gap: settled[gap] for gap in touched}, now_ms)
         return done
 
-    def _affected(self, settled: Mapping[Gap, tuple[int, ...]]) -> dict[Coin, list[Gap]]:
+    def _affected(self, gaps: Iterable[Gap]) -> dict[Coin, list[Gap]]:
         """Return the assets that had a row in a gap, or in the minutes before and after it."""
-        around = {gap: _around(gap) for gap in settled if gap.labels()}
-        if not around:
-            return {}
-        span = Run(
-            min(r.first_ms for r in around.values()), max(r.last_ms for r in around.values())
-        )
-        found = self._store.connection.execute(query("stored_assets"), bounds(span)).fetchall()
-        affected = {}
-        for coin in (Coin(*row) for row in found):
-            labels = sorted(self._store.built(coin.uid, span))
-            touched = [gap for gap, run in around.items() if _any_in(labels, run)]
-            if touched:
-                affected[coin] = touched
+        affected: dict[Coin, list[Gap]] = {}
+        for gap in gaps:
+            if labels := gap.labels():
+                around = bounds(Run(labels[0] - MINUTE_MS, labels[-1] + MINUTE_MS))
+                found = self._store.connection.execute(query("stored_assets"), around)
+                for row in found.fetchall():
+                    affected.setdefault(Coin(*row), []).append(gap)
         return affected
 
     def _wanted(
@@ -168,14 +161,3 @@ class GapLedger:
         ]
         self._store.connection.execute(query("upsert_reconciliation"), {"rows": Jsonb(rows)})
         return len(rows)
-
-
-def _around(gap: Gap) -> Run:
-    labels = gap.labels()
-    return Run(labels[0] - MINUTE_MS, labels[-1] + MINUTE_MS)
-
-
-def _any_in(labels: Sequence[int], run: Run) -> bool:
-    """Tell whether one of some ascending minutes is in a run."""
-    at = bisect_left(labels, run.first_ms)
-    return at < len(labels) and labels[at] <= run.last_ms

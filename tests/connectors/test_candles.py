@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -517,3 +521,42 @@ def test_a_venue_that_is_not_there_is_one_message(
     ran = alpha("backfill", "--rest-url", "http://127.0.0.1:9")
     assert ran.exit_code == FAILED
     assert ran.stderr.count("error:") == 1
+
+
+def test_a_job_that_is_killed_goes_on(place: Place, tmp_path: Path) -> None:
+    """kill -9 between two requests: what was stored stays, and the same command does the rest."""
+    start = SystemClock().now_ns() // 1_000_000 // MINUTE * MINUTE - 12 * MINUTE
+    recent = replace(SCENARIO, start_ms=start)
+    span = ("--since", iso(start), "--until", iso(start + MINUTES * MINUTE))
+    program = "import sys; sys.path.insert(0, sys.argv.pop(1)); from dataflows.cli import main"
+    with running_exchange(seed=lines(recent), meta=meta(recent)) as exchange:
+        exchange.faults.skew_ms = MINUTE
+        given = {"ALPHA_DATABASE_URL": place.dsn, "ALPHA_REST_URL": exchange.url}
+        command = [sys.executable, "-c", f"{program}; main()", str(Path(__file__).parents[2])]
+        command += ["backfill", *span, "--coins", "BTC,ETH,SOL", "--schema", place.schema]
+
+        def run(weight: int) -> subprocess.Popen[str]:
+            return subprocess.Popen(
+                [*command, "--weight-per-min", str(weight), "--json"],
+                cwd=tmp_path,
+                env={**os.environ, **given},
+                text=True,
+                stdout=subprocess.PIPE,
+            )
+
+        stored = "select count(*) from candle_bar"
+        with run(45) as process:  # what is listed and one answer; then it waits a minute
+            deadline = SystemClock().monotonic_s() + 30
+            while counted(place, stored) == 0:
+                assert SystemClock().monotonic_s() < deadline
+                SystemClock().sleep(0.05)
+            process.kill()
+        assert counted(place, stored) == MINUTES
+        assert counted(place, "select status from backfill_job") == "running"
+        with run(1200) as process:
+            out, _ = process.communicate(timeout=30)
+    found = orjson.loads(out)
+    assert (found["status"], found["runs"], found["minutes_stored"]) == ("done", 2, 3 * MINUTES)
+    assert counted(place, stored) == 3 * MINUTES
+    audit = "select array_agg(run || ' ' || action order by run, action desc) from backfill_audit"
+    assert counted(place, audit) == ["1 started", "2 started", "2 done"]
