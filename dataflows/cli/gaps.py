@@ -120,7 +120,7 @@ def _add_line(table: Any, line: LedgerLine) -> None:
         gap.cause,
         line.status,
         str(len(line.entries)),
-        str(line.total("minutes")),
+        str(max((entry["minutes"] for entry in line.entries), default=0)),
         f"{line.total('trades_missing'):,}",
         f"{line.total('trades_venue'):,}",
         f"{line.total('volume_missing_quote'):,.0f}",

@@ -15,7 +15,10 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from dataflows.connectors.candles import Backfill, CandleStore
+from dataflows.connectors.clock import SystemClock
 from dataflows.connectors.embedded_postgres import find_binaries
+from dataflows.connectors.gap_ledger import GapLedger
 from dataflows.connectors.migrate import (
     PARTITIONED,
     create_partitions,
@@ -33,6 +36,7 @@ from dataflows.connectors.postgres import (
 )
 from dataflows.connectors.retention import drop_expired
 from dataflows.connectors.roles import ROLES, grant_roles
+from dataflows.connectors.venue_rest import RestConfig, VenueRest
 from operators.feed import Hole
 from operators.records import (
     Audit,
@@ -353,3 +357,36 @@ def test_an_administrator_runs_the_file_with_psql(place: Place) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert not refused(place, "alpha_reader", "select * from gap")
     assert "user" in conninfo_to_dict(place.dsn)
+
+
+class OneCandle(VenueRest):
+    """A venue that has a candle of one minute."""
+
+    def fetch(self, kind: str, **body: Any) -> bytes:
+        """Answer any request."""
+        prices = f'"t":{T_MS - 60_000},"o":"1","h":"3","l":"1","c":"2","v":"4","n":5'
+        return f'[{{"s":"{body["req"]["coin"]}","i":"1m",{prices}}}]'.encode()
+
+
+def test_the_ingest_role_keeps_the_ledger(roles: Place, login: Callable[..., str]) -> None:
+    """A job of its own is enough: it needs no right on rows but to read them."""
+    writer = PostgresWriter(roles.dsn, {}, schema=roles.schema, backoff_s=())
+    with open_session(roles.dsn, roles.schema) as connection:
+        create_partitions(connection, roles.schema, MONTHS)
+    writer.write_market(
+        [MarketPhase(Phase(T_MS, False, 1, T_MS), (), (Row(0, "BTC", "1m", T_MS, 0, {}),))]
+    )
+    writer.write_gaps("ticks", [Hole(T_MS - 30_000, T_MS - 20_000, "disconnect")])
+    writer.close()
+    clock = SystemClock()
+    with (
+        CandleStore(login("alpha_ingest"), roles.schema) as store,
+        OneCandle(RestConfig(), clock) as venue,
+    ):
+        ledger = GapLedger(store)
+        backfill = Backfill(store, venue, clock, lambda line: None)
+        for _ in range(2):
+            done = ledger.reconcile(backfill, since_ms=T_MS - 60_000, now_ms=T_MS + 60_000)
+            assert done.failure is None
+        (line,) = ledger.lines(T_MS - 60_000)
+    assert (line.status, line.total("trades_missing")) == ("reconciled", 5)
