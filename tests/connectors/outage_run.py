@@ -70,7 +70,8 @@ def run(orders: Orders, on_progress: Callable[[int], None] | None = None) -> dic
     packs, out = load_packs(), Path(orders.out)
     out.mkdir(parents=True, exist_ok=True)
     disk = OrderedDisk(Path(orders.full))
-    spooling = Spooling(out / "spool", disk=disk, retry_s=(0.2, 1.0))
+    # A busy machine may need long to start a broker again: the run waits for it at its end.
+    spooling = Spooling(out / "spool", disk=disk, retry_s=(0.2, 1.0), settle_s=60.0)
     columns = {column.name: column.type for column in packs.features.stored}
 
     def open_writer() -> PostgresWriter:
