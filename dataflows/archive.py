@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from operators.records import Frame, Row, Suppression
+from operators.publish import frame_json, row_json, suppression_json
+from operators.records import MARKET_UID, Frame, Row, Suppression
+
+FOREVER_MS = 253_402_214_400_000  # 9999-12-31, as late as a time can be
 
 _ROW_IDENTITY = ("asset_uid", "symbol", "tf", "exchange_ts", "revision", "extras")
 _FRAME_IDENTITY = ("tf", "exchange_ts", "revision", "extras")
@@ -43,10 +46,46 @@ class Span:
         return self.since_ms < label_ms <= self.until_ms
 
 
+class Place(NamedTuple):
+    """Which record of a product it is: no two of a run have the same place.
+
+    name : id of an event, detector of a suppression, else empty. revision : 0 for events, whose id
+    has it.
+    """
+
+    product: str  # rows, frames, events, shadow or suppressed
+    asset_uid: int
+    tf: str
+    label_ms: int
+    revision: int
+    name: str = ""
+
+
+class Record(NamedTuple):
+    """A stored or made record in canonical bytes."""
+
+    place: Place
+    text: bytes
+
+
+class Configured(NamedTuple):
+    """A line of `config_audit`: what ran from a time of the wall clock on."""
+
+    changed_ms: int
+    config_hash: str
+    run_mode: str | None
+    emit_events: bool | None
+
+
 class Archive(Protocol):
-    """Stored products; all lists are in the order of the labels, then of publication."""
+    """Stored products; all lists are in the order of the labels, then of publication.
+
+    keeps_revisions : a revision does not replace the one before. grows : a flow may be writing now.
+    """
 
     name: str
+    keeps_revisions: bool
+    grows: bool
 
     def event(self, event_id: str) -> StoredEvent | None:
         """Return an event, live or shadow, None if there is none of this id."""
@@ -68,6 +107,18 @@ class Archive(Protocol):
 
     def tier(self, asset_uid: int, label_ms: int) -> str | None:
         """Return the liquidity tier of an asset in a minute, None where it never moved."""
+
+    def labels(self) -> tuple[int, int] | None:
+        """Return the labels of the oldest and the newest row of any asset, None without rows."""
+
+    def minutes(self, span: Span) -> Iterator[tuple[int, list[Record]]]:
+        """Yield the records of all assets by label, in the order of labels that have any.
+
+        Only some minutes are in memory at a time.
+        """
+
+    def configured(self) -> list[Configured]:
+        """Return what ran from when on, oldest first; nothing where that is not noted."""
 
     def close(self) -> None:
         """Release what is open."""
@@ -112,3 +163,34 @@ def newest(found: Iterator[Row]) -> list[Row]:
         if known is None or known.revision <= row.revision:
             rows[row.exchange_ts_ms] = row
     return [rows[label_ms] for label_ms in sorted(rows)]
+
+
+# --- records in canonical bytes ------------------------------------------------------------------
+
+
+def row_record(row: Row) -> Record:
+    """Return a row as a record."""
+    place = Place("rows", row.asset_uid, row.tf, row.exchange_ts_ms, row.revision)
+    return Record(place, row_json(row))
+
+
+def frame_record(frame: Frame) -> Record:
+    """Return a frame as a record."""
+    place = Place("frames", MARKET_UID, frame.tf, frame.exchange_ts_ms, frame.revision)
+    return Record(place, frame_json(frame))
+
+
+def event_record(payload: Mapping[str, Any], text: bytes, *, shadow: bool) -> Record:
+    """Return an event as a record."""
+    product = "shadow" if shadow else "events"
+    label_ms = label_of(payload["exchange_ts"])
+    place = Place(
+        product, payload["asset_uid"], payload["tf"], label_ms, 0, str(payload["event_id"])
+    )
+    return Record(place, text)
+
+
+def suppression_record(each: Suppression) -> Record:
+    """Return a suppression as a record."""
+    identity = (each.asset_uid, each.tf, each.exchange_ts_ms, each.revision, each.detector_id)
+    return Record(Place("suppressed", *identity), suppression_json(each))

@@ -36,13 +36,19 @@ class Loop:
     """
 
     def __init__(
-        self, packs: Packs, producer: str, run: Run | None = None, state: LoopState | None = None
+        self,
+        packs: Packs,
+        producer: str,
+        run: Run | None = None,
+        state: LoopState | None = None,
+        *,
+        git_commit: str | None = None,
     ) -> None:
         self._assemble = Assemble(packs.features)
         self._normalize = Normalize(packs)
         self._detect = Detect(packs)
         self._context = Context(packs)
-        self._score = Score(packs, producer)
+        self._score = Score(packs, producer, git_commit)
         self._budget = Budget(packs, run)
         self.state = LoopState() if state is None else state
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib import import_module
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,12 +16,9 @@ from dataflows.archive import Archive, ArchiveError, Span, StoredEvent, label_of
 from dataflows.cli.failures import INPUT, NOT_IN_ORDER, USAGE, Problem
 from dataflows.cli.pack_files import DetectorsFile, FeaturesFile, UniverseFile
 from dataflows.cli.screen import AsJson, new_table, put, put_json, put_table, say
+from dataflows.cli.stored import archive_of, packs_with
 from dataflows.cli.tables import name_of, severity_text
-from dataflows.connectors.archive_files import FileArchive
-from dataflows.connectors.archive_postgres import PostgresArchive
-from dataflows.connectors.database import Database
 from dataflows.explain import Explanation, Operand, explain
-from dataflows.settings import DATABASE_OFF, Settings
 from operators.lattice import iso
 from packs.loader import Packs, load_packs
 from packs.schema import TIMEFRAME_MIN
@@ -58,13 +54,14 @@ def run(
     byte for byte.
     """
     packs = load_packs(features, detectors, universe)
-    archive = _archive(directory, schema, packs)
+    archive = archive_of(directory, schema, packs)
     try:
         stored = archive.event(event_id)
         if stored is None:
             raise Problem(f"{event_id}: expected an event of {archive.name}, found none", INPUT)
         if detectors is None:
-            packs = _packs_of(stored, packs, features, universe)
+            wanted = stored.payload["provenance"]["config_hash"]
+            packs = packs_with(wanted, packs, features, universe)
         found = explain(archive, packs, stored)
         if plot is not None:
             _draw(archive, stored, packs, plot)
@@ -80,36 +77,6 @@ def run(
         say(f"drawn: {plot}")
     if found.recomputed.equal is False:
         raise typer.Exit(NOT_IN_ORDER)
-
-
-def _archive(directory: Path | None, schema: str, packs: Packs) -> Archive:
-    if directory is not None:
-        if not directory.is_dir():
-            raise Problem(f"--from: expected a directory, found {directory}", INPUT)
-        try:
-            return FileArchive(directory)
-        except ArchiveError as error:
-            raise Problem(str(error), INPUT) from error
-    settings = Settings.from_env()
-    if settings.database_url == DATABASE_OFF:
-        raise Problem("ALPHA_DATABASE_URL is `off`: give --from DIRECTORY", USAGE)
-    dsn = Database(settings.data_dir, settings.database_url, schema=schema).open()
-    return PostgresArchive(dsn, packs.features, schema=schema)
-
-
-def _packs_of(
-    stored: StoredEvent, packs: Packs, features: Path | None, universe: Path | None
-) -> Packs:
-    """Return the shipped packs an event was made with, where it is one of them."""
-    wanted = stored.payload["provenance"]["config_hash"]
-    if packs.config_hash == wanted:
-        return packs
-    for entry in sorted(files("packs.detectors").iterdir(), key=lambda entry: entry.name):
-        if entry.name.endswith(".yaml"):
-            other = load_packs(features, Path(str(entry)), universe)
-            if other.config_hash == wanted:
-                return other
-    return packs
 
 
 # --- words ---------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ EXIT_CODES = {
     FAILED: "the run failed: a server, the disk, or a bug (then with a traceback)",
     USAGE: "wrong usage, configuration or pack",
     INPUT: "the input cannot be read, or is not what it should be",
-    NOT_IN_ORDER: "what was checked is not in order (packs check, db url, doctor, demo)",
+    NOT_IN_ORDER: "what was checked is not in order (packs check, explain, verify, doctor, ..)",
     INTERRUPTED: "interrupted by Ctrl-C (record and tail end with 0)",
 }
 

@@ -41,6 +41,7 @@ COMMANDS = {
     "import": Entry("imports", "Turn recordings of others into a tick log or a bars file."),
     "events": Entry("events", "Show events of a replay or of the live topic."),
     "explain": Entry("explain", "Say why an event was published, and make it again."),
+    "verify": Entry("verify", "Make what is stored again from the log, and compare the bytes."),
     "tail": Entry("tail", "Follow events: print, filter, forward to chats and webhooks."),
     "packs": Entry("packs", "Check and show packs."),
     "db": Entry("database", "Care for a database, and run the embedded PostgreSQL."),

@@ -1,19 +1,24 @@
 """The products of a replay as an archive: NDJSON files of one directory.
 
-Rules of this file: files are searched, never indexed or changed; a line is parsed when it holds the
-text that is looked for; a directory of the live flow's topic files is an archive, too.
+Rules of this file: files are searched, never changed; a line is parsed when it holds the text that
+is looked for; what is read by minutes is found once, by label; a directory of the live flow's topic
+files is an archive, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
 from dataflows.archive import (
+    FOREVER_MS,
     ArchiveError,
+    Configured,
+    Place,
+    Record,
     Span,
     StoredEvent,
     frame_of,
@@ -23,7 +28,7 @@ from dataflows.archive import (
     suppression_of,
 )
 from operators.lattice import iso
-from operators.records import Frame, Row, Suppression
+from operators.records import MARKET_UID, Frame, Row, Suppression
 
 _NAMES = ("{}.ndjson", "alpha.{}.v0.ndjson", "topics/alpha.{}.v0.ndjson")
 _SHADOW_NAMES = (
@@ -31,10 +36,21 @@ _SHADOW_NAMES = (
     "alpha.events.shadow.v0.ndjson",
     "topics/alpha.events.shadow.v0.ndjson",
 )
+_PRODUCTS = ("rows", "frames", "events", "shadow", "suppressed")
+_LABEL_KEY = b'"exchange_ts":"'
+
+
+class _Stretch(NamedTuple):
+    """Lines of one label that follow one another in a file."""
+
+    offset: int
+    size: int
 
 
 class FileArchive:
     """Reads the files of a replay's directory, or those under a data directory of a live flow."""
+
+    keeps_revisions = True
 
     def __init__(self, directory: Path) -> None:
         self.name = str(directory)
@@ -42,6 +58,7 @@ class FileArchive:
         if self._path("events") is None:
             wanted = ", ".join(name.format("events") for name in _NAMES)
             raise ArchiveError(f"{directory}: expected one of {wanted}, found none")
+        self.grows = not (directory / _NAMES[0].format("events")).is_file()
 
     def event(self, event_id: str) -> StoredEvent | None:
         """Return an event, live or shadow."""
@@ -97,8 +114,75 @@ class FileArchive:
                 tier = line["tier"]
         return tier
 
+    def labels(self) -> tuple[int, int] | None:
+        """Return the labels of the oldest and the newest row."""
+        found = self._stretches("rows", Span(0, FOREVER_MS))
+        return (min(found), max(found)) if found else None
+
+    def minutes(self, span: Span) -> Iterator[tuple[int, list[Record]]]:
+        """Yield the records of all assets by label; of the files only where each label is stays
+        in memory."""
+        found = {product: self._stretches(product, span) for product in _PRODUCTS}
+        for label_ms in sorted(set().union(*found.values())):
+            records: list[Record] = []
+            for product, stretches in found.items():
+                for stretch in stretches.get(label_ms, ()):
+                    records += self._records(product, label_ms, stretch)
+            yield label_ms, records
+
+    def configured(self) -> list[Configured]:
+        """Return the configuration of the first event, if there is one: files say no more."""
+        for _, event in self._lines("events", ""):
+            return [Configured(0, event["provenance"]["config_hash"], None, None)]
+        return []
+
     def close(self) -> None:
         """Nothing stays open."""
+
+    def _stretches(self, product: str, span: Span) -> dict[int, list[_Stretch]]:
+        """Return where the lines of each label are, whatever their order."""
+        path, found = self._path(product), dict[int, list[_Stretch]]()
+        if path is None:
+            return found
+        offset, number, label, label_ms = 0, 0, b"", 0
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.endswith(b"\n"):
+                    break  # it is being written
+                at = line.find(_LABEL_KEY) + len(_LABEL_KEY)
+                text = line[at : line.find(b'"', at)]
+                if text != label:
+                    label, label_ms = text, self._label_in(path, number, line, text)
+                if span.holds(label_ms):
+                    runs = found.setdefault(label_ms, [])
+                    if runs and runs[-1].offset + runs[-1].size == offset:
+                        runs[-1] = _Stretch(runs[-1].offset, runs[-1].size + len(line))
+                    else:
+                        runs.append(_Stretch(offset, len(line)))
+                offset += len(line)
+        return found
+
+    def _label_in(self, path: Path, number: int, line: bytes, text: bytes) -> int:
+        if _LABEL_KEY not in line:
+            raise ArchiveError(f"{path}: line {number} has no exchange_ts")
+        try:
+            return label_of(text.decode())
+        except ValueError:
+            raise ArchiveError(f"{path}: line {number}: exchange_ts is not a time") from None
+
+    def _records(self, product: str, label_ms: int, stretch: _Stretch) -> Iterator[Record]:
+        path = self._path(product)
+        assert path is not None
+        with path.open("rb") as file:
+            file.seek(stretch.offset)
+            lines = file.read(stretch.size).splitlines()
+        for text in lines:
+            try:
+                line = orjson.loads(text)
+                yield Record(_place(product, label_ms, line), text)
+            except (orjson.JSONDecodeError, KeyError, TypeError):
+                why = f"expected a line of {product}, found {text[:60]!r}"
+                raise ArchiveError(f"{path}: at {iso(label_ms)}: {why}") from None
 
     def _path(self, product: str) -> Path | None:
         names = _SHADOW_NAMES if product == "shadow" else [name.format(product) for name in _NAMES]
@@ -121,6 +205,14 @@ class FileArchive:
                         raise ArchiveError(f"{path}: line {number} is not JSON") from None
                     continue  # the last one, which is being written
                 yield line.rstrip(b"\n"), found
+
+
+def _place(product: str, label_ms: int, line: dict[str, Any]) -> Place:
+    if product in ("events", "shadow"):
+        return Place(product, line["asset_uid"], line["tf"], label_ms, 0, line["event_id"])
+    uid = MARKET_UID if product == "frames" else line["asset_uid"]
+    name = line["detector_id"] if product == "suppressed" else ""
+    return Place(product, uid, line["tf"], label_ms, line["revision"], name)
 
 
 def _label(label_ms: int) -> str:

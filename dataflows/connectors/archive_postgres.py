@@ -8,28 +8,44 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
 import psycopg
 from psycopg.rows import dict_row
 
-from dataflows.archive import Span, StoredEvent, newest
+from dataflows.archive import (
+    Configured,
+    Record,
+    Span,
+    StoredEvent,
+    event_record,
+    frame_record,
+    newest,
+    row_record,
+    suppression_record,
+)
 from dataflows.connectors.migrate import open_session, query
-from operators.lattice import iso
+from dataflows.connectors.replay_schema import LIVE_SCHEMA
+from operators.lattice import MINUTE_MS, iso
 from operators.records import Frame, Row, Suppression
 from packs.schema import TIMEFRAMES, FeaturePack
 
 _FRAME_IDENTITY = ("tf", "exchange_ts", "revision", "extras_json")
 _EPOCH = datetime.fromtimestamp(0, UTC)
 _MILLISECOND = timedelta(milliseconds=1)
+_CHUNK_MS = 10 * MINUTE_MS  # of all assets in memory at a time
 
 
 class PostgresArchive:
     """Reads a migrated schema over one connection, which it opens when it is needed."""
 
+    keeps_revisions = False
+
     def __init__(self, dsn: str, features: FeaturePack, *, schema: str = "public") -> None:
         self.name = f"schema {schema}"
+        self.grows = schema == LIVE_SCHEMA
         self._dsn = dsn
         self._schema = schema
         self._columns = {tf: tuple(features.names(tf).values()) for tf in TIMEFRAMES}
@@ -73,6 +89,46 @@ class PostgresArchive:
         """Return the liquidity tier of an asset in a minute."""
         found = self._select("stored_tier", asset_uid=asset_uid, label=_instant(label_ms))
         return next((record["tier"] for record in found), None)
+
+    def labels(self) -> tuple[int, int] | None:
+        """Return the labels of the oldest and the newest row."""
+        (found,) = self._select("stored_labels")
+        oldest, newest_one = found["oldest"], found["newest"]
+        return None if oldest is None else (_ms(oldest), _ms(newest_one))
+
+    def minutes(self, span: Span) -> Iterator[tuple[int, list[Record]]]:
+        """Yield the records of all assets by label, some minutes of them in memory at a time."""
+        known = self.labels()
+        if known is None:
+            return
+        first_ms = min(max(span.since_ms, known[0] - MINUTE_MS), span.until_ms)
+        last_ms = max(min(span.until_ms, known[1]), first_ms)
+        cuts = [span.since_ms, *range(first_ms, last_ms, _CHUNK_MS), last_ms, span.until_ms]
+        for since_ms, until_ms in pairwise(cuts):  # the outer two have no rows
+            if since_ms < until_ms:
+                yield from sorted(self._by_label(Span(since_ms, until_ms)).items())
+
+    def configured(self) -> list[Configured]:
+        """Return what ran from when on, oldest first."""
+        return [
+            Configured(
+                _ms(line["changed_at"]), line["config_hash"], line["run_mode"], line["emit_events"]
+            )
+            for line in self._select("stored_configs")
+        ]
+
+    def _by_label(self, span: Span) -> dict[int, list[Record]]:
+        bounds = _bounds(span)
+        records = [row_record(self._row(each)) for each in self._select("all_rows", **bounds)]
+        records += [frame_record(_frame(each)) for each in self._select("all_frames", **bounds)]
+        for event in map(_event, self._select("all_events", **bounds)):
+            records.append(event_record(event.payload, event.payload_bytes, shadow=event.shadow))
+        held = map(_suppression, self._select("all_suppressions", **bounds))
+        records += map(suppression_record, held)
+        found: dict[int, list[Record]] = {}
+        for record in records:
+            found.setdefault(record.place.label_ms, []).append(record)
+        return found
 
     def close(self) -> None:
         """Close the connection."""
