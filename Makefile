@@ -45,6 +45,9 @@ fast: $(READY) ## the tests that need no engine and no server
 golden: $(READY) ## byte-equality of the pinned outputs
 	$(BIN)/python -m pytest tests/golden
 
+portability: $(READY) ## one digest of the golden set under other Pythons, kernels and C libraries
+	$(BIN)/python -m bench.portability $(WORLDS)
+
 check: $(READY) ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -57,4 +60,4 @@ lock: $(READY) ## pin the dependencies again (needs uv)
 clean: ## remove everything that was generated
 	rm -rf $(VENV) var build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis operators/_kernel_*
 
-.PHONY: help venv demo live replay test fast golden check lock clean
+.PHONY: help venv demo live replay test fast golden portability check lock clean

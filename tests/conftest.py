@@ -26,27 +26,13 @@ if "ALPHA_PLAIN" in os.environ:  # as if the inner loops had not been compiled
 
 from dataflows.connectors.ticklog import TickLogWriter
 from fixtures.broker import Broker, BrokerError, can_run
-from fixtures.market import Episode, FrameOptions, Scenario, default_assets, lines
+from fixtures.market import Scenario, episode_scenario, lines
 
 # A slow machine is not a failing test; in CI the same examples are tried every time.
 settings.register_profile("steady", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("steady")
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
-
-EPISODE_SCENARIO = Scenario(
-    seed=7,
-    start_ms=1_790_000_000_000 // 60_000 * 60_000,
-    minutes=238,
-    assets=default_assets(4),
-    episodes=(
-        Episode("squeeze", 206, 5, ("SOL",)),
-        Episode("feed_outage", 216, 2),
-        Episode("spread_stress", 224, 3, ("ETH",)),
-        Episode("basket_shock", 230, 2, strength=-1.0),
-    ),
-    frames=FrameOptions(quote_ms=(12_000, 12_000, 15_000, 15_000), book=False, ctx_ms=15_000),
-)
 
 
 def write_log(directory: Path, scenario: Scenario, *, segment_bytes: int = 4 << 20) -> Path:
@@ -72,7 +58,7 @@ def update_golden(request: pytest.FixtureRequest) -> bool:
 @pytest.fixture(scope="session")
 def episode_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a log of four assets and four hours with episodes after the warm-up."""
-    return write_log(tmp_path_factory.mktemp("episodes") / "ticks", EPISODE_SCENARIO)
+    return write_log(tmp_path_factory.mktemp("episodes") / "ticks", episode_scenario())
 
 
 @pytest.fixture(scope="session")
