@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.main import get_command
+
+from dataflows.cli import verify
 
 from dataflows.settings import PREFIX, Settings
 
@@ -97,6 +100,25 @@ def test_the_recorder_and_its_forwarder_share_the_log() -> None:
     for container in pod["containers"]:
         directory = next(e["value"] for e in container["env"] if e["name"] == "ALPHA_DATA_DIR")
         assert {"name": "data", "mountPath": directory} in container["volumeMounts"]
+
+
+def test_a_job_verifies_what_the_flow_has_stored() -> None:
+    """Its command line is one that `alpha verify` takes; log and database are those of the flow."""
+    loaded = yaml.safe_load((BASE / "verify.yaml").read_text())["spec"]["jobTemplate"]["spec"]
+    pod = loaded["template"]["spec"]
+    container = pod["containers"][0]
+    flow = stateful_set()
+    assert container["command"][:2] == ["alpha", "verify"]
+    with get_command(verify.app).make_context("verify", container["command"][2:]) as context:
+        assert context.params["last"] == "24h"
+        assert str(context.params["log"]).startswith("/data/")
+    written = str(context.params["metrics"].parent)
+    assert written in {m["mountPath"] for m in container["volumeMounts"] if not m.get("readOnly")}
+    claim = f"{flow['volumeClaimTemplates'][0]['metadata']['name']}-{flow['serviceName']}-0"
+    assert claim in {v.get("persistentVolumeClaim", {}).get("claimName") for v in pod["volumes"]}
+    its_flow = flow["template"]["spec"]["containers"][0]
+    assert container["image"] == its_flow["image"]
+    assert [e for e in its_flow["env"] if e["name"] == "ALPHA_DATABASE_URL"] == container["env"]
 
 
 def test_the_image_has_what_the_project_needs() -> None:
