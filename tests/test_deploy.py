@@ -15,7 +15,6 @@ import yaml
 from typer.main import get_command
 
 from dataflows.cli import verify
-
 from dataflows.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[1]
@@ -107,7 +106,7 @@ def test_a_job_verifies_what_the_flow_has_stored() -> None:
     loaded = yaml.safe_load((BASE / "verify.yaml").read_text())["spec"]["jobTemplate"]["spec"]
     pod = loaded["template"]["spec"]
     container = pod["containers"][0]
-    flow = stateful_set()
+    flow = stateful_set(BASE / "statefulset.yaml")
     assert container["command"][:2] == ["alpha", "verify"]
     with get_command(verify.app).make_context("verify", container["command"][2:]) as context:
         assert context.params["last"] == "24h"
