@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -18,6 +17,7 @@ from rich.text import Text
 
 from dataflows.archive import FOREVER_MS, Archive, ArchiveError, Configured, Span, label_of
 from dataflows.cli.failures import INPUT, NOT_IN_ORDER, USAGE, Problem
+from dataflows.cli.given_times import given_ms
 from dataflows.cli.logs import last_arrival_ns, log_span
 from dataflows.cli.pack_files import DetectorsFile, FeaturesFile, UniverseFile
 from dataflows.cli.record import told_to_stop
@@ -113,7 +113,7 @@ def run(
         span = _span(archive, since, until, last)
         ran = configuration_of(archive.configured(), _judged(archive, span), archive.name)
         packs = _packs_of(ran, packs, features, universe)
-        stretch = Stretch(span, _given_ms("--warm-up-from", warm_up_from))
+        stretch = Stretch(span, given_ms("--warm-up-from", warm_up_from))
         how = _run_of(ran, mode, archive)
         notes = _notes(archive, ran)
         with Verifier(path, archive, packs, how, stretch, follow=pause_s is not None) as verifier:
@@ -179,7 +179,7 @@ def _advanced(
 
 def _span(archive: Archive, since: str | None, until: str | None, last: str | None) -> Span | None:
     """Return the labels that were asked for, None: all that are stored."""
-    since_ms, until_ms = _given_ms("--since", since), _given_ms("--until", until)
+    since_ms, until_ms = given_ms("--since", since), given_ms("--until", until)
     if last is not None:
         known = archive.labels()
         newest_ms = until_ms if until_ms is not None else known[1] if known else 0
@@ -229,18 +229,6 @@ def _notes(archive: Archive, ran: Configured | None) -> list[str]:
             for other in earlier_than(archive.configured(), ran)
         ]
     return notes
-
-
-def _given_ms(name: str, text: str | None) -> int | None:
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise Problem(
-            f"{name}: expected a time such as 2026-09-22T00:51:00Z, found {text!r}", USAGE
-        ) from None
-    return label_of((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).isoformat())
 
 
 def _seconds(name: str, text: str) -> int:
