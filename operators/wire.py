@@ -288,6 +288,8 @@ class _Envelope(msgspec.Struct):
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _decode_entries = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_trade = msgspec.json.Decoder(WireTrade, strict=False).decode
+# Text that is not UTF-8 is no error of the decoder's own.
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError)
 _CHANNELS = frozenset(struct.__struct_config__.tag for struct in Frame.__args__)
 
 
@@ -298,7 +300,7 @@ def decode(frame: bytes) -> tuple[Frame, int]:
     """
     try:
         return _decode_frame(frame), 0
-    except msgspec.DecodeError:
+    except _UNREADABLE:
         return _salvage(frame)
     except RecursionError:
         raise Reject(WRONG_SHAPE) from None
@@ -312,7 +314,7 @@ def _salvage(frame: bytes) -> tuple[Frame, int]:
         raise Reject(WRONG_SHAPE) from None
     except RecursionError:
         raise Reject(WRONG_SHAPE) from None
-    except msgspec.DecodeError:
+    except _UNREADABLE:
         raise Reject(NOT_JSON) from None
     if envelope.channel not in _CHANNELS:
         raise Reject(UNKNOWN_CHANNEL)
@@ -320,13 +322,13 @@ def _salvage(frame: bytes) -> tuple[Frame, int]:
         raise Reject(WRONG_SHAPE)
     try:
         entries = _decode_entries(envelope.data)
-    except (msgspec.DecodeError, RecursionError):
+    except (*_UNREADABLE, RecursionError):
         raise Reject(WRONG_SHAPE) from None
     good: list[WireTrade] = []
     for entry in entries:
         try:
             good.append(_decode_trade(entry))
-        except (msgspec.DecodeError, RecursionError):
+        except (*_UNREADABLE, RecursionError):
             continue
     if not good:
         raise Reject(WRONG_SHAPE)

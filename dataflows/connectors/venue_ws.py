@@ -527,7 +527,7 @@ class _Session:
                 self._take_error(_decode_text(envelope.data))
             else:
                 self._note_data(arrival_ns, frame)
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             self._pool.count(f"rejects.{NOT_JSON}")
 
     def _take_ack(self, ack: _AckData) -> None:

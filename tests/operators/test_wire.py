@@ -53,6 +53,30 @@ def test_one_bad_entry_costs_only_itself() -> None:
 
 
 @pytest.mark.parametrize(
+    "damaged",
+    [
+        b'{"channel":"\xb7bo"}',
+        b'{"channel":"bbo","data":{"coin":"\xb7"}}',
+        b'{"channel":"trades","data":[{"coin":"\xff"}]}',
+        b'{"channel":"alpha.gap","data":{"start_ms":1,"cause":"\xff"}}',
+        b"\xff",
+    ],
+)
+def test_text_that_is_not_utf_8_is_rejected(damaged: bytes) -> None:
+    """One damaged byte in a text must not end the flow, and every restart after it."""
+    with pytest.raises(wire.Reject):
+        wire.decode(damaged)
+
+
+def test_a_print_that_is_not_utf_8_costs_only_itself() -> None:
+    """The others of its frame are delivered."""
+    text = frame("trades", [TRADE, {**TRADE, "coin": "?"}]).replace(b'"?"', b'"\xff"')
+    message, bad = wire.decode(text)
+    assert isinstance(message, wire.WireTrades)
+    assert (len(message.data), bad) == (1, 1)
+
+
+@pytest.mark.parametrize(
     ("member", "value", "reason"),
     [
         ("px", "-1", wire.BAD_PRICE),
