@@ -250,6 +250,10 @@ class Bus:
                 raise kind(f"{name}: cannot be made: {_text(error)}") from error
         return made
 
+    def read_back(self, topics: Iterable[str], since: Offsets | None, wait_s: float) -> Seen:
+        """Return what topics hold from some offsets on; raises `BusLost`."""
+        return read_back(self, topics, since, wait_s)
+
     def client(self) -> dict[str, Any]:
         """Return the settings of any client."""
         # Troubles arrive through error_cb; librdkafka's own lines would go to stderr beside ours.
@@ -539,7 +543,7 @@ class _Outlet:
         wait_s = bus.wait_s if patient else min(bus.wait_s, PROBE_S)
         if bus.make_topics:
             bus.ensure_topics(self._sink.topics, wait_s)
-        seen = read_back(bus, self._sink.topics, self._since, wait_s)
+        seen = bus.read_back(self._sink.topics, self._since, wait_s)
         for topic, names in seen.names.items():
             self._there.setdefault(topic, set()).update(names)
         self._newest_ms = max(self._newest_ms, seen.newest_ms)

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,9 @@ from dataflows.connectors.venue_rest import (
     VenueError,
 )
 from dataflows.connectors.venue_ws import (
+    DIAL,
     SUBSCRIPTIONS_MAX,
+    Dial,
     Dropped,
     Live,
     Lost,
@@ -116,15 +118,27 @@ def _faults(config: RecorderConfig) -> Iterable[str]:
         yield f"expected at most {room} subscriptions, found {assets * per_asset + 1}"
 
 
+@dataclass(frozen=True, slots=True)
+class Edges:
+    """The two ways to the venue; a simulation puts its own in their place."""
+
+    rest: Callable[[RestConfig, Clock], AsyncVenueRest] = AsyncVenueRest
+    dial: Dial = DIAL
+
+
 class Recorder:
     """A daemon thread that records until stopped.
 
     `start`, then `stop`; call `raise_if_dead` now and then, a thread cannot raise by itself.
+    Who has an event loop runs `record` on it instead.
     """
 
-    def __init__(self, config: RecorderConfig, clock: Clock | None = None) -> None:
+    def __init__(
+        self, config: RecorderConfig, clock: Clock | None = None, edges: Edges | None = None
+    ) -> None:
         self._config = config
         self._clock = clock if clock is not None else SystemClock()
+        self._edges = edges or Edges()
         self._counters = dict.fromkeys(COUNTERS, 0)
         self._thread = threading.Thread(target=self._work, name="recorder", daemon=True)
         self._ready = threading.Event()
@@ -162,21 +176,22 @@ class Recorder:
 
     def _work(self) -> None:
         try:
-            asyncio.run(self._main())
+            asyncio.run(self.record())
         except BaseException as failure:  # handed to whoever calls raise_if_dead
             self._failure = failure
             _log.error("recorder died", problem=_one_line(failure))
         finally:
             self._ready.set()
 
-    async def _main(self) -> None:
+    async def record(self) -> None:
+        """Record until stopped or cancelled: what the thread does."""
         config = self._config
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
         left_off_ns = _left_off_ns(config.directory)
         with contextlib.closing(
             TickLogWriter(config.directory, segment_bytes_max=config.segment_bytes_max)
         ) as writer:
-            recording = _Recording(config, self._clock, writer, self._counters)
+            recording = _Recording(config, self._clock, writer, self._counters, self._edges)
             recording.begin(left_off_ns)
             self._ready.set()
             await _until(self._stopping, recording.run())
@@ -228,10 +243,16 @@ class _Recording:
     """What the thread does. Everything here runs on its loop, so lines are written in order."""
 
     def __init__(
-        self, config: RecorderConfig, clock: Clock, writer: TickLogWriter, counters: dict[str, int]
+        self,
+        config: RecorderConfig,
+        clock: Clock,
+        writer: TickLogWriter,
+        counters: dict[str, int],
+        edges: Edges,
     ) -> None:
         self._config = config
         self._clock = clock
+        self._edges = edges
         self._writer = writer
         self._counters = counters
         self._now_ns = 0
@@ -252,6 +273,7 @@ class _Recording:
             on_frame=self._on_frame,
             on_notice=self._on_notice,
             count=self._count,
+            dial=edges.dial,
         )
 
     def begin(self, left_off_ns: int | None) -> None:
@@ -264,7 +286,8 @@ class _Recording:
 
     async def run(self) -> None:
         """Record until cancelled."""
-        rest = AsyncVenueRest(replace(self._config.rest, url=self._config.rest_url), self._clock)
+        config = replace(self._config.rest, url=self._config.rest_url)
+        rest = self._edges.rest(config, self._clock)
         async with rest, asyncio.TaskGroup() as group:
             group.create_task(self._beat())
             group.create_task(self._sync())

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
@@ -46,6 +46,9 @@ _DATA = tuple(
 )
 _CONTEXT = (b'{"channel":"activeAssetCtx"', b'{"channel":"allDexsAssetCtxs"')
 _PING = '{"method":"ping"}'
+
+Dial = Callable[..., Awaitable[ClientConnection]]
+DIAL: Dial = connect
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +192,7 @@ class VenueSockets:
     stamp : arrival clock, called once per frame. on_frame(arrival_ns, frame) and on_notice(notice)
     are called in the order things happened; what they raise ends `run`.
     count(name) : told of each connect, reconnect, connect_failure, stall and `rejects.<reason>`.
+    dial : opens a connection, as `websockets.connect` does.
     """
 
     def __init__(
@@ -200,6 +204,7 @@ class VenueSockets:
         on_frame: Callable[[int, bytes], None],
         on_notice: Callable[[Notice], None],
         count: Callable[[str], None] = lambda name: None,
+        dial: Dial = DIAL,
     ) -> None:
         parse_uri(config.url)  # a wrong address is an error now, not a retry for ever
         self.config = config
@@ -208,6 +213,7 @@ class VenueSockets:
         self.on_frame = on_frame
         self.on_notice = on_notice
         self.count = count
+        self.dial = dial
         self.context_ns: int | None = None  # arrival of the newest context frame
         self.suspects: dict[str, int] = {}  # coin -> sockets it killed alone; <= listed coins
         per_s = config.subscribes_per_s
@@ -342,7 +348,7 @@ class _Socket:
         """Serve one connection from opening to loss; tell whether it worked for a while."""
         config = self._config
         try:
-            connection = await connect(
+            connection = await self._pool.dial(
                 config.url,
                 compression=None,  # a third of the processor time
                 max_size=FRAME_BYTES_MAX,
