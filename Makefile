@@ -47,6 +47,9 @@ golden: $(READY) ## byte-equality of the pinned outputs
 
 portability: $(READY) ## one digest of the golden set under other Pythons, kernels and C libraries
 	$(BIN)/python -m bench.portability $(WORLDS)
+simulate: $(READY) ## the whole job under random faults: make simulate SEEDS=500; without SEEDS until Ctrl-C
+	@mkdir -p bench/results
+	$(BIN)/python -m fixtures.simulation $(if $(SEEDS),--seeds $(SEEDS)) --out bench/results/simulate.json --commit "$$(git rev-parse --short HEAD 2>/dev/null || echo unknown)"
 
 check: $(READY) ## format, lint, types
 	$(BIN)/ruff format --check .
@@ -61,3 +64,4 @@ clean: ## remove everything that was generated
 	rm -rf $(VENV) var build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis operators/_kernel_*
 
 .PHONY: help venv demo live replay test fast golden portability check lock clean
+.PHONY: help venv demo live replay test fast golden simulate check lock clean

@@ -24,12 +24,16 @@ MAY_SEE = {
     "dataflows/connectors": {"dataflows", "operators", "packs"},
     "dataflows": {"dataflows", "operators", "packs", "fixtures"},
     "fixtures/golden_windows": {"fixtures", "dataflows", "operators", "packs"},
+    "fixtures/simulation": {"fixtures", "dataflows", "operators", "packs"},
     "fixtures": {"fixtures", "dataflows", "operators"},
 }
 # Clocks, dice, environment: one place each.
 ONLY_IN = {
     "time": {"dataflows/connectors/clock.py"},
-    "random": {"dataflows/connectors/clock.py", "fixtures/market.py"},
+    "random": {
+        *("dataflows/connectors/clock.py", "fixtures/market.py"),
+        "fixtures/simulation/plan.py",  # the dice of a seed
+    },
     "secrets": set(),
 }
 SOCKETS = {"socket", "websockets", "httpx", "psycopg", "asyncio", "subprocess", "http"}
