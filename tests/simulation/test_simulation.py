@@ -22,7 +22,7 @@ from operators.records import MarketPhase, Published
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
-SEEDS = 120
+SEEDS = 100
 BLOCK = 10
 FIND_WITHIN = 30  # seeds in which a planted bug must show
 ROOT = Path(__file__).parents[2]
