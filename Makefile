@@ -63,5 +63,4 @@ lock: $(READY) ## pin the dependencies again (needs uv)
 clean: ## remove everything that was generated
 	rm -rf $(VENV) var build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis operators/_kernel_*
 
-.PHONY: help venv demo live replay test fast golden portability check lock clean
-.PHONY: help venv demo live replay test fast golden simulate check lock clean
+.PHONY: help venv demo live replay test fast golden simulate portability check lock clean
