@@ -47,6 +47,7 @@ golden: $(READY) ## byte-equality of the pinned outputs
 
 portability: $(READY) ## one digest of the golden set under other Pythons, kernels and C libraries
 	$(BIN)/python -m bench.portability $(WORLDS)
+
 simulate: $(READY) ## the whole job under random faults: make simulate SEEDS=500; without SEEDS until Ctrl-C
 	@mkdir -p bench/results
 	$(BIN)/python -m fixtures.simulation $(if $(SEEDS),--seeds $(SEEDS)) --out bench/results/simulate.json --commit "$$(git rev-parse --short HEAD 2>/dev/null || echo unknown)"
