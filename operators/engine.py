@@ -13,9 +13,10 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import bytewax.operators as op
 import msgspec
-import zstandard
 from bytewax.dataflow import operator
 from bytewax.operators import KeyedStream, StatefulBatchLogic, V
+
+from operators.packing import Zstd
 
 S = TypeVar("S")
 X_contra = TypeVar("X_contra", contravariant=True)
@@ -64,16 +65,15 @@ class Compressed(Packed[S]):
 
     def __init__(self, state_type: type[S]) -> None:
         super().__init__(state_type)
-        self._compressor = zstandard.ZstdCompressor(level=1)
-        self._decompressor = zstandard.ZstdDecompressor()
+        self._zstd = Zstd()
 
     def encode(self, state: S) -> bytes:
         """Return the bytes of a state."""
-        return self._compressor.compress(super().encode(state))
+        return self._zstd.pack(super().encode(state))
 
     def decode(self, data: bytes) -> S:
         """Return the state that `encode` wrote."""
-        return super().decode(self._decompressor.decompress(data))
+        return super().decode(self._zstd.unpack(data))
 
 
 class _Logic(StatefulBatchLogic[Any, Any, bytes]):

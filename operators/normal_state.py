@@ -26,6 +26,7 @@ from operators.baselines import (
 from operators.formulas.rolling_median import DailyCounts
 from operators.history import History
 from operators.lattice import day_of
+from operators.packing import Zstd
 from operators.records import BaselineState
 from operators.rollup import Part
 from packs.schema import MINUTE_TF, Timeframe
@@ -197,8 +198,7 @@ class NormaliseCodec:
         self._known = known
         self._decode = msgspec.msgpack.Decoder(_Stored).decode
         self._decode_rest = msgspec.msgpack.Decoder(NormaliseState).decode
-        self._compressor = zstandard.ZstdCompressor(level=1, write_checksum=True)
-        self._decompressor = zstandard.ZstdDecompressor()
+        self._zstd = Zstd(checksum=True)
 
     def encode(self, state: NormaliseState) -> bytes:
         """Return the bytes of a state."""
@@ -208,7 +208,7 @@ class NormaliseCodec:
             for tf, own in state.tfs.items()
         }
         rest = msgspec.msgpack.encode(msgspec.structs.replace(state, tfs=bare))
-        return msgspec.msgpack.encode(_Stored(self._compressor.compress(rest), baselines))
+        return msgspec.msgpack.encode(_Stored(self._zstd.pack(rest), baselines))
 
     def decode(self, data: bytes) -> NormaliseState:
         """Return the state; where bytes are damaged, what they held starts anew."""
@@ -241,7 +241,7 @@ class NormaliseCodec:
         size = zstandard.frame_content_size(rest)
         if not 0 <= size <= REST_BYTES_MAX:
             raise zstandard.ZstdError(f"expected at most {REST_BYTES_MAX} bytes, found {size}")
-        return self._decompressor.decompress(rest)
+        return self._zstd.unpack(rest)
 
     def _reset(self, state: NormaliseState, tf: Timeframe, feature: str, reason: str) -> None:
         state.tfs[tf].baselines[feature] = fresh(self._robust)
