@@ -19,7 +19,7 @@ from operators.context import Context, ContextState
 from operators.detect import Detect
 from operators.engine import ALL, Compressed, Packed, rekey, stateful, to_all
 from operators.modes import Run
-from operators.normalize import Normalize
+from operators.normalize import Normalize, Warm
 from operators.records import (
     BarItem,
     BaselineState,
@@ -42,10 +42,11 @@ def assemble(ticks: KeyedStream[Ticks | Boundary], packs: Packs) -> KeyedStream[
 
 
 def normalize(
-    bars: KeyedStream[BarItem], packs: Packs, *, hands_out: bool = False
+    bars: KeyedStream[BarItem], packs: Packs, *, hands_out: bool = False, warm: Warm | None = None
 ) -> KeyedStream[RowItem]:
-    """Normalise bars into rows; hands_out : once an hour with the baselines behind them."""
-    step = Normalize(packs, hands_out=hands_out)
+    """Normalise bars into rows; hands_out : once an hour with the baselines behind them; warm :
+    the baselines that assets without a state begin with."""
+    step = Normalize(packs, hands_out=hands_out, warm=warm)
     rows: KeyedStream[RowItem] = stateful("normalize", bars, step, step.codec())
     return rows
 

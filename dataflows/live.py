@@ -33,6 +33,7 @@ from dataflows.connectors.topics import MARKET_PRODUCTS, EventsSink, RowsAndFram
 from dataflows.halves import Products, assemble, baselines, judge, mark, normalize
 from dataflows.settings import DATABASE_OFF, Settings, SettingsError
 from operators.modes import Run
+from operators.normalize import Warm
 from operators.records import BarItem, RowItem
 from packs.loader import PackError, Packs, load_packs
 from packs.schema import Canary
@@ -50,14 +51,22 @@ class Sinks(NamedTuple):
     baselines: Mapping[str, Sink[Any]] = MappingProxyType({})
 
 
-def build(ticks: Source[Any], packs: Packs, sinks: Sinks, run: Run | None = None) -> Dataflow:
+def build(
+    ticks: Source[Any],
+    packs: Packs,
+    sinks: Sinks,
+    run: Run | None = None,
+    *,
+    warm: Warm | None = None,
+) -> Dataflow:
     """Return the flow from ticks to events; live, replay and tests differ only in its edges.
 
-    run : who hears the events; by default everybody.
+    run : who hears the events; by default everybody. warm : the baselines that assets without a
+    state begin with; a replay has none, so that its bytes depend on the log alone.
     """
     flow = Dataflow("detector")
     messages = op.input("ticks", flow, ticks)
-    return _finish(flow, assemble(messages, packs), packs, sinks, run)
+    return _finish(flow, assemble(messages, packs), packs, sinks, run, warm)
 
 
 def build_from_bars(
@@ -69,17 +78,28 @@ def build_from_bars(
 
 
 def _finish(
-    flow: Dataflow, bars: KeyedStream[BarItem], packs: Packs, sinks: Sinks, run: Run | None
+    flow: Dataflow,
+    bars: KeyedStream[BarItem],
+    packs: Packs,
+    sinks: Sinks,
+    run: Run | None,
+    warm: Warm | None = None,
 ) -> Dataflow:
-    deliver(judge(rows_of(bars, packs, sinks.baselines), packs, run), sinks)
+    deliver(judge(rows_of(bars, packs, sinks.baselines, warm), packs, run), sinks)
     return flow
 
 
 def rows_of(
-    bars: KeyedStream[BarItem], packs: Packs, stores: Mapping[str, Sink[Any]]
+    bars: KeyedStream[BarItem],
+    packs: Packs,
+    stores: Mapping[str, Sink[Any]],
+    warm: Warm | None = None,
 ) -> KeyedStream[RowItem]:
-    """Return rows with candidates; the baselines behind them go to `stores` once an hour."""
-    rows = normalize(bars, packs, hands_out=bool(stores))
+    """Return rows with candidates; the baselines behind them go to `stores` once an hour.
+
+    warm : as in `build`.
+    """
+    rows = normalize(bars, packs, hands_out=bool(stores), warm=warm)
     if stores:
         handed = baselines(rows)
         for name, sink in stores.items():
@@ -204,7 +224,8 @@ def flow() -> Dataflow:
         recording=Recorder(recorder_config(settings, packs)),
         holes=database.hole_log(packs.features, TICKS) if database is not None else None,
     )
-    return build(source, packs, sinks, settings.run)
+    warm = database.warm_start(packs.features) if database is not None else None
+    return build(source, packs, sinks, settings.run, warm=warm)
 
 
 def run_notes(run: Run, canary: Canary) -> list[str]:

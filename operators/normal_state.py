@@ -87,11 +87,20 @@ class Reset(msgspec.Struct, frozen=True):
     reason: str
 
 
+class WarmStart(msgspec.Struct, frozen=True):
+    """An asset began with stored baselines, in the bar of a label. updated_ms : of the newest."""
+
+    label_ms: int
+    updated_ms: int
+    count: int
+
+
 class NormaliseState(msgspec.Struct):
     """Everything normalisation remembers of one asset.
 
     level, level_day : cumulative volume delta of the day. layout : of the parts, so that those of
     another pack are not misread. resets : baselines lost in storage. reported : a row said so.
+    warm : how it began, None if with nothing.
     """
 
     version: int = STATE_VERSION
@@ -103,6 +112,7 @@ class NormaliseState(msgspec.Struct):
     undo: Undo | None = None
     resets: list[Reset] = []
     reported: bool = False
+    warm: WarmStart | None = None
 
 
 def forget_parts(state: NormaliseState, layout: str) -> None:

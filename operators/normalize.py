@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from operator import itemgetter
+from typing import Protocol
 
 import msgspec
 
@@ -25,6 +26,7 @@ from operators.normal_state import (
     NormaliseState,
     TfState,
     Undo,
+    WarmStart,
     forget_parts,
     handed_out,
     state_of,
@@ -48,6 +50,16 @@ REMEMBERED = ("oi_close_base", "basis_bp_m_1", "funding_h_1", "cvd_delta_m_1")
 HOURLY = "hourly"
 # A longer timeframe, that of its parts, and how many there are.
 LONGER: tuple[tuple[Timeframe, Timeframe, int], ...] = (("15m", "1m", 15), ("1h", "15m", 4))
+
+
+class Warm(Protocol):
+    """Baselines that an earlier run stored, for assets that begin without a state."""
+
+    def take(self, asset_uid: int, label_ms: int) -> Mapping[str, Mapping[str, Baseline]]:
+        """Return those an asset may begin with at the bar of a label, by timeframe and column.
+
+        None of them has seen this bar or a later one.
+        """
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -102,11 +114,14 @@ class _Tf:
 class Normalize:
     """`BarItem` in, `RowItem` out, one asset at a time."""
 
-    def __init__(self, packs: Packs, *, hands_out: bool = False) -> None:
-        """hands_out : once an hour the items of an asset carry its baselines, to be stored."""
+    def __init__(self, packs: Packs, *, hands_out: bool = False, warm: Warm | None = None) -> None:
+        """hands_out : once an hour the items of an asset carry its baselines, to be stored.
+        warm : where an asset without a state begins; None: with nothing.
+        """
         features = packs.features
         self._features = features
         self._hands_out = hands_out
+        self._warm = warm
         self._robust = robust_of(features)
         self._tfs = {tf: _Tf(tf, packs) for tf in schema.TIMEFRAMES}
         self._sources = {  # column -> the feature of its baseline
@@ -133,6 +148,9 @@ class Normalize:
         when their last minute is final."""
         if state.layout != self._layout:
             forget_parts(state, self._layout)
+        begins = not state.symbol and not state.resets  # neither resumed nor lost in storage
+        if begins and self._warm is not None and item.bar is not None:
+            self._begin_warm(state, item.asset_uid, item.bar.exchange_ts_ms, self._warm)
         rows = [] if item.bar is None else [self._minute(state, item.bar)]
         baselines: tuple[BaselineState, ...] = ()
         if item.phase.final:
@@ -140,25 +158,31 @@ class Normalize:
             rows += self._longer(state, item)
             if state.reported:
                 state.resets, state.reported = [], False
-            if self._hands_out and _is_due(item):
+            if self._hands_out and _is_due(state, item):
                 baselines = handed_out(
                     state, item.asset_uid, self._features.feature_pack, self._sources
                 )
         return [RowItem(item.phase, item.asset_uid, tuple(rows), baselines=baselines)]
 
-    def warm(self, stored: Mapping[str, Mapping[str, Baseline]]) -> NormaliseState:
-        """Return the state of an asset that begins with stored baselines, by timeframe and column.
+    def _begin_warm(self, state: NormaliseState, uid: int, label: int, warm: Warm) -> None:
+        """Give an asset that begins the baselines that are stored of it.
 
         Nothing else is stored: a column that looks back, such as a return, is NULL until its bars
-        are there again, and its baseline has missed them. Names that nobody knows are left out.
+        are there again, and its baseline has missed them. The running medians of the gates begin
+        with those of the sketches. Names that nobody knows are left out.
         """
-        state = self.initial()
+        stored, count, newest_ms = warm.take(uid, label), 0, 0
         for tf, sources in self._sources.items():
             for name, feature in sources.items():
                 baseline = stored.get(tf, {}).get(name)
-                if baseline is not None:
+                if baseline is not None and baseline.last_ts_ms is not None:
+                    assert baseline.last_ts_ms < label, (uid, tf, name, baseline.last_ts_ms, label)
                     state_of(state, tf).baselines[feature] = baseline.copy()
-        return state
+                    count, newest_ms = count + 1, max(newest_ms, baseline.last_ts_ms)
+        if count:
+            state.warm = WarmStart(label, newest_ms, count)
+            for own in state.tfs.values():
+                self._read_medians(own, label)
 
     # --- the minute --------------------------------------------------------------------------
 
@@ -302,6 +326,9 @@ class Normalize:
         extras: Columns = {} if bar is None else dict(bar.extras)
         if clamps:
             extras["clamp"] = {fixed.names[z]: bounds for z, bounds in clamps.items()}
+        if state.warm is not None and (fixed.tf, label) == (MINUTE_TF, state.warm.label_ms):
+            updated_at = iso(state.warm.updated_ms)
+            extras["warm_started"] = {"baselines": state.warm.count, "updated_at": updated_at}
         # Said once; again only by the amendment that replaces the row that said it.
         if state.resets and (fixed.tf == MINUTE_TF or not state.reported):
             extras["baseline_reset"] = [msgspec.structs.asdict(reset) for reset in state.resets]
@@ -419,9 +446,16 @@ class Normalize:
 # --- helpers -------------------------------------------------------------------------------------
 
 
-def _is_due(item: BarItem) -> bool:
-    """Tell whether an asset hands out its baselines: in one minute of the hour, not all at once."""
-    return item.phase.minute_ms // MINUTE_MS % 60 == item.asset_uid % 60
+def _is_due(state: NormaliseState, item: BarItem) -> bool:
+    """Tell whether an asset hands out its baselines: in one minute of the hour, not all at once.
+
+    One that began warm waits an hour: a restart before the first commit must find what is stored
+    as the first start did.
+    """
+    minute_ms = item.phase.minute_ms
+    if state.warm is not None and minute_ms < state.warm.label_ms + HOUR_MS:
+        return False
+    return minute_ms // MINUTE_MS % 60 == item.asset_uid % 60
 
 
 def _feature_of(column: schema.Normalised) -> Feature:

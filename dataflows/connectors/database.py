@@ -9,7 +9,12 @@ from threading import Lock
 
 import psycopg
 
-from dataflows.connectors.baselines import PostgresBaselineSink
+from dataflows.connectors.baselines import (
+    PostgresBaselineSink,
+    StoredBaselines,
+    StoredWarm,
+    read_baselines,
+)
 from dataflows.connectors.clock import Clock, SystemClock
 from dataflows.connectors.embedded_postgres import EmbeddedPostgres, PostgresError
 from dataflows.connectors.migrate import (
@@ -177,6 +182,15 @@ class Database:
         return PostgresBaselineSink(
             lambda: self.writer(features, BASELINE_TABLES), self._spooling()
         )
+
+    def warm_start(self, features: FeaturePack) -> StoredWarm:
+        """Return the baselines that assets without a state begin with; read when one asks."""
+
+        def read() -> StoredBaselines:
+            with open_session(self.open(), self._schema) as connection:
+                return read_baselines(connection, features.feature_pack)
+
+        return StoredWarm(read, say=self._say)
 
     def _register(self, dsn: str, features: FeaturePack) -> None:
         with self._lock:

@@ -13,7 +13,14 @@ import msgspec
 import pytest
 from bytewax.visualize import to_mermaid
 
-from dataflows.connectors.baselines import read_baselines
+from dataflows.connectors.baselines import (
+    AGE_H_MAX,
+    WARM,
+    Skipped,
+    StoredBaselines,
+    StoredWarm,
+    read_baselines,
+)
 from dataflows.connectors.database import Database
 from dataflows.connectors.migrate import open_session
 from dataflows.connectors.postgres import PostgresWriter
@@ -21,7 +28,7 @@ from dataflows.connectors.source import LogSource
 from dataflows.live import Sinks, build
 from dataflows.replay import file_sinks, replay
 from operators.baselines import Baseline, dump, fresh, load
-from operators.lattice import HOUR_MS, MINUTE_MS
+from operators.lattice import HOUR_MS, MINUTE_MS, iso
 from operators.normalize import Normalize, robust_of
 from operators.records import Bar, BarItem, BaselineState, Columns, Phase, RowItem
 from packs.loader import load_packs
@@ -35,11 +42,24 @@ MIDNIGHT = 20_000 * 86_400_000
 PACK = PACKS.features.feature_pack
 
 
-def step(*, hands_out: bool = True) -> Normalize:
+class Given:
+    """Baselines to begin with, as they are handed in."""
+
+    def __init__(self, stored: dict[str, dict[str, Baseline]]) -> None:
+        self.stored = stored
+        self.asked: list[tuple[int, int]] = []
+
+    def take(self, asset_uid: int, label_ms: int) -> dict[str, dict[str, Baseline]]:
+        """Return all of them."""
+        self.asked.append((asset_uid, label_ms))
+        return self.stored
+
+
+def step(*, hands_out: bool = True, warm: Given | None = None) -> Normalize:
     """A step whose baselines are warm after a few bars."""
     robust = PACKS.features.robust.model_copy(update={"min_samples": EARLY})
     features = PACKS.features.model_copy(update={"robust": robust})
-    return Normalize(replace(PACKS, features=features), hands_out=hands_out)
+    return Normalize(replace(PACKS, features=features), hands_out=hands_out, warm=warm)
 
 
 def columns(rng: random.Random) -> Columns:
@@ -143,26 +163,35 @@ def test_what_is_handed_out_is_what_the_state_holds() -> None:
 # --- warm ----------------------------------------------------------------------------------------
 
 
-def test_a_run_that_begins_warm_goes_on_where_the_other_was() -> None:
-    """What does not look back has the same z from the first row on, and the same baseline after."""
-    items = minutes(300)
-    whole, later = step(), step()
+def handed_at(hour: int, items: list[BarItem]) -> tuple[int, Any, Normalize, tuple[Any, ...]]:
+    """Run until the baselines after an hour of the day are out; where, and what there is then."""
+    whole = step()
     state = whole.initial()
-    until = next(
-        k
-        for k, item in enumerate(items)
-        for made in whole.step(state, item)
-        if item.phase.minute_ms >= MIDNIGHT + 2 * HOUR_MS and made.baselines
-    )
-    handed = through(items[: until + 1], step())[-1].baselines
+    for k, item in enumerate(items):
+        for made in whole.step(state, item):
+            if item.phase.minute_ms >= MIDNIGHT + hour * HOUR_MS and made.baselines:
+                return k + 1, state, whole, made.baselines
+    raise AssertionError(hour)
+
+
+def loaded(handed: tuple[BaselineState, ...]) -> dict[str, dict[str, Baseline]]:
+    """What was handed out, as it is read back."""
     stored: dict[str, dict[str, Baseline]] = {}
     for each in handed:
         stored.setdefault(each.tf, {})[each.column] = load(each.content)
-    warm = later.warm({**stored, "2m": {"x": stored["1m"]["v_total_m_1"]}})
-    cold = later.initial()
-    expected = through(items[until + 1 :], whole, state)
+    return stored
+
+
+def test_a_run_that_begins_warm_goes_on_where_the_other_was() -> None:
+    """What does not look back has the same z from the first row on, and the same baseline after."""
+    items = minutes(300)
+    at, state, whole, handed = handed_at(2, items)
+    stored = loaded(handed)
+    later = step(warm=Given({**stored, "2m": {"x": stored["1m"]["v_total_m_1"]}}))
+    warm, cold = later.initial(), later.initial()
+    expected = through(items[at:], whole, state)
     names = ("z_vol_m_1", "q_vol_m_1", "z_spread_m_1", "b_mean_vol", "b_scale_spread")
-    found = through(items[until + 1 :], later, warm)
+    found = through(items[at:], later, warm)
     for one, other in zip(found, expected, strict=True):
         for mine, theirs in zip(one.rows[:1], other.rows[:1], strict=True):
             if mine.tf == "1m":
@@ -171,8 +200,86 @@ def test_a_run_that_begins_warm_goes_on_where_the_other_was() -> None:
     for feature in ("vol", "spread"):
         mine, theirs = (s.tfs["1m"].baselines[feature] for s in (warm, state))
         assert dump(mine) == dump(theirs)
-    assert through(items[until + 1 :], later, cold)[0].rows[0].columns["z_vol_m_1"] is None
+    assert through(items[at:], step(), cold)[0].rows[0].columns["z_vol_m_1"] is None
     assert stored["1m"]["v_total_m_1"].n == warm_count(handed)  # what was given is left as it is
+
+
+@pytest.mark.parametrize(("uid", "revisions"), [(7, [0]), (11, [0, 1])])
+def test_the_first_row_after_a_warm_start_is_equal_or_null_and_never_different(
+    uid: int, revisions: list[int]
+) -> None:
+    """Every z and q, at the label after the one that was stored; so is its amendment.
+
+    NULL are those whose value looks back, such as that of a return.
+    """
+    items = minutes(240, uid=uid)
+    at, state, whole, handed = handed_at(2, items)
+    later = step(warm=Given(loaded(handed)))
+    theirs = through(items[at : at + 2], whole, state)
+    ours = through(items[at : at + 2], later, later.initial())
+    rows = [
+        (mine.rows[0], other.rows[0]) for mine, other in zip(ours, theirs, strict=True) if mine.rows
+    ]
+    assert [mine.revision for mine, _ in rows] == revisions
+    for mine, other in rows:
+        fixed = {name for name in other.columns if name.startswith(("z_", "q_"))}
+        equal = {name for name in fixed if mine.columns[name] == other.columns[name]}
+        null = {name for name in fixed if mine.columns[name] is None}
+        assert fixed == equal | null
+        assert {"z_vol_m_1", "z_spread_m_1", "q_vol_m_1"} <= equal - null
+        assert {"z_ret_abs_m_1"} <= null - equal
+        assert mine.extras["warm_started"] == {
+            "baselines": len(handed),
+            "updated_at": iso(other.exchange_ts_ms - MINUTE_MS),
+        }
+        assert "warm_started" not in other.extras
+
+
+def test_a_warm_start_is_said_once_and_asked_for_once() -> None:
+    """Later rows, and those of other timeframes, do not say so; nobody asks again."""
+    items = minutes(300)
+    at, _, _, handed = handed_at(2, items)
+    given = Given(loaded(handed))
+    later = step(warm=given)
+    found = through(items[at:], later)
+    said = [
+        row.exchange_ts_ms for item in found for row in item.rows if "warm_started" in row.extras
+    ]
+    first = items[at].phase.minute_ms
+    assert set(said) == {first}
+    assert given.asked == [(7, first)]
+
+
+def test_an_asset_that_began_warm_stores_nothing_for_an_hour() -> None:
+    """A restart before the first commit finds what the first start did: it begins the same way."""
+    items = minutes(300)
+    at, _, _, handed = handed_at(2, items)
+    found = through(items[at:], step(warm=Given(loaded(handed))))
+    first = items[at].phase.minute_ms
+    labels = [item.phase.minute_ms for item in found if item.baselines]
+    assert labels == [first - MINUTE_MS + 2 * HOUR_MS]
+    cold = through(items[at:], step(warm=Given({})))
+    again = next(item.phase.minute_ms for item in cold if item.baselines)
+    assert again == first - MINUTE_MS + HOUR_MS
+
+
+def test_a_state_that_exists_is_never_warmed() -> None:
+    """Not after a restart, nor where a state was lost in storage and says so."""
+    items = minutes(140)
+    normalize = step()
+    state = normalize.initial()
+    through(items[:60], normalize, state)
+    given = Given(loaded(handed_at(2, items)[3]))
+    later = step(warm=given)
+    resumed = later.codec().decode(normalize.codec().encode(state))
+    found, expected = (
+        through(items[60:80], s, t) for s, t in ((later, resumed), (normalize, state))
+    )
+    assert msgspec.msgpack.encode(found) == msgspec.msgpack.encode(expected)
+    lost = later.codec().decode(b"damaged")
+    rows = [row for item in through(items[60:80], later, lost) for row in item.rows]
+    assert "baseline_reset" in rows[0].extras
+    assert given.asked == []
 
 
 def warm_count(handed: tuple[BaselineState, ...]) -> int:
@@ -255,6 +362,68 @@ def test_a_damaged_baseline_is_named_and_skipped(writer: PostgresWriter, place: 
     assert "samples and time" in reasons[4]
     assert "samples and time" in reasons[5]
     assert reasons[6] == f"expected feature pack {PACK}, found v0.9"
+
+
+# --- what may be begun with ----------------------------------------------------------------------
+
+
+def at_hours(*hours: float) -> StoredBaselines:
+    """Stored baselines of one asset each, so many hours after midnight."""
+    by_asset = {
+        uid: {"1m": {"v_total_m_1": load(grown(3, MIDNIGHT + round(hour * HOUR_MS)).content)}}
+        for uid, hour in enumerate(hours)
+    }
+    return StoredBaselines(by_asset, [Skipped(9, "1m", "v_total_m_1", "the digest is wrong")])
+
+
+def outcomes() -> dict[str, float]:
+    """The counter of stored baselines."""
+    return {
+        sample.labels["outcome"]: sample.value
+        for metric in WARM.collect()
+        for sample in metric.samples
+        if sample.name.endswith("_total")
+    }
+
+
+def test_what_is_too_old_or_of_later_bars_is_refused_and_counted() -> None:
+    """By the label, a hundred and sixty-eight hours back at most; one line says all of it."""
+    said: list[str] = []
+    calls: list[int] = []
+
+    def read() -> StoredBaselines:
+        calls.append(1)
+        return at_hours(0.0, -1 / 3_600_000, 167.9, 168.0, 169.0)
+
+    before = outcomes()
+    warm = StoredWarm(read, said.append)
+    taken = [bool(warm.take(uid, MIDNIGHT + AGE_H_MAX * HOUR_MS)) for uid in range(6)]
+    assert taken == [True, False, True, False, False, False]
+    change = {name: value - before.get(name, 0.0) for name, value in outcomes().items()}
+    assert change == {"taken": 2, "too_old": 1, "ahead": 2, "unusable": 1}
+    assert said == [
+        "warm start at 2024-10-11T00:00:00Z: baselines of 2 assets; refused: 1 older than 168 h,"
+        " 2 of later bars, 1 unusable, the first of asset 9, 1m, v_total_m_1: the digest is wrong"
+    ]
+    assert len(calls) == 1
+
+
+def test_a_database_that_does_not_answer_means_a_cold_start(tmp_path: Path) -> None:
+    """One line, no failure; nothing is asked for before the first asset is there."""
+    said: list[str] = []
+    database = Database(tmp_path, "postgresql://127.0.0.1:9/none", say=said.append)
+    warm = database.warm_start(PACKS.features)
+    assert said == []
+    assert [warm.take(uid, MIDNIGHT) for uid in range(3)] == [{}, {}, {}]
+    assert len(said) == 1
+    assert said[0].startswith("cold start: the stored baselines cannot be read: connection")
+
+
+def test_with_nothing_stored_nothing_is_said() -> None:
+    """The very first start."""
+    said: list[str] = []
+    assert StoredWarm(StoredBaselines, said.append).take(1, MIDNIGHT) == {}
+    assert said == []
 
 
 # --- the flow ------------------------------------------------------------------------------------
