@@ -52,6 +52,9 @@ simulate: $(READY) ## the whole job under random faults: make simulate SEEDS=500
 	@mkdir -p bench/results
 	$(BIN)/python -m fixtures.simulation $(if $(SEEDS),--seeds $(SEEDS)) --out bench/results/simulate.json --commit "$$(git rev-parse --short HEAD 2>/dev/null || echo unknown)"
 
+crash: $(READY) ## kill the flow at every boundary and compare; figures in bench/results/crash.json
+	$(BIN)/python tests/crash/matrix.py $(if $(SEED),--seed $(SEED))
+
 check: $(READY) ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -64,4 +67,4 @@ lock: $(READY) ## pin the dependencies again (needs uv)
 clean: ## remove everything that was generated
 	rm -rf $(VENV) var build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis operators/_kernel_*
 
-.PHONY: help venv demo live replay test fast golden simulate portability check lock clean
+.PHONY: help venv demo live replay test fast golden crash simulate portability check lock clean

@@ -27,6 +27,7 @@ from dataflows.connectors.dsn import DsnError, connection_settings
 from dataflows.connectors.embedded_postgres import EmbeddedPostgres, PostgresError, find_binaries
 from dataflows.connectors.kafka import Bus, BusError
 from dataflows.connectors.kafka_options import OptionsError, options_of
+from dataflows.connectors.migrate import Connection, query
 from dataflows.connectors.spool import waiting_in
 from dataflows.connectors.venue_rest import RestConfig, VenueError, VenueRest
 from dataflows.settings import DATABASE_OFF, Settings, SettingsError
@@ -147,7 +148,22 @@ def _answer(url: str, what: str) -> Check:
     connection_settings(url)  # the library would quote what it cannot read
     with psycopg.connect(url, connect_timeout=_DATABASE_TIMEOUT_S) as connection:
         number = connection.info.server_version
-    return Check("database", "ok", f"{what}: PostgreSQL {number // 10_000}.{number % 10_000}")
+        stored = _stored_baselines(connection)
+    found = f"{what}: PostgreSQL {number // 10_000}.{number % 10_000}"
+    return Check("database", "ok", f"{found}; {stored}" if stored else found)
+
+
+def _stored_baselines(connection: Connection) -> str:
+    """Say what a start without a recovery store could begin with; nothing where nothing is."""
+    try:
+        line = connection.execute(query("count_baselines")).fetchone()
+    except (psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege):
+        return ""  # not migrated yet, or not for this user
+    assert line is not None
+    assets, newest = line
+    if not assets:
+        return ""
+    return f"baselines of {assets} assets, the newest {iso(round(newest.timestamp() * 1000))}"
 
 
 # --- Kafka -------------------------------------------------------------------------------------

@@ -187,7 +187,18 @@ def test_the_embedded_server_starts_and_stops(
         assert alpha("db", "start", "--dir", open_folder, "--json").json == started
         assert alpha("db", "url", "--dir", open_folder).out.strip() == started["url"]
         monkeypatch.setenv("ALPHA_DATA_DIR", str(open_folder))
-        assert "running: PostgreSQL" in by_name(alpha("doctor", "--json"))["database"]["found"]
+        found = by_name(alpha("doctor", "--json"))["database"]["found"]
+        assert "running: PostgreSQL" in found
+        assert "baselines" not in found
+        alpha("db", "migrate")
+        with psycopg.connect(started["url"]) as connection:
+            connection.execute(
+                "insert into baseline_state (asset_uid, tf, feature_name, feature_pack,"
+                " updated_at, n_samples, quantile_state)"
+                " values (3, '1m', 'v', 'v1.0', '2026-01-02 03:04Z', 5, '')"
+            )
+        found = by_name(alpha("doctor", "--json"))["database"]["found"]
+        assert found.endswith("; baselines of 1 assets, the newest 2026-01-02T03:04:00Z")
     finally:
         stopped = alpha("db", "stop", "--dir", open_folder, "--json").json
     assert stopped["running"] is False
