@@ -125,6 +125,24 @@ def test_the_torn_tail_of_a_crashed_segment_is_counted_and_costs_nothing_else(
     assert rejects == [TORN_LINE]
 
 
+@pytest.mark.parametrize("cut", [1, 130, 600])
+def test_a_reader_behind_the_end_of_a_cut_segment_goes_on_with_the_next(
+    tmp_path: Path, cut: int
+) -> None:
+    """A power cut takes what was not forced to disk, also of what was read and committed."""
+    lines = write(tmp_path, 20, segment_bytes=1 << 20)
+    with TickLogReader(tmp_path) as reader:
+        assert drain(reader, 7) == lines
+    segment = next(tmp_path.glob("*.log"))
+    segment.write_bytes(segment.read_bytes()[:-cut])
+    plain = TickLogReader(tmp_path, reader.position, follow=True)
+    assert drain(plain, 7) == []
+    more = write(tmp_path, 20, start=20)  # packs the segment that was cut
+    assert drain(plain, 7) == more
+    plain.close()
+    assert read_all(TickLogReader(tmp_path, reader.position), 5) == more
+
+
 @pytest.mark.parametrize("chunk", [1, 3, 100])
 def test_a_line_that_is_too_long_is_skipped_and_counted_once(tmp_path: Path, chunk: int) -> None:
     """A 50 MB frame is one reject; its neighbours are delivered; memory stays bounded."""

@@ -152,6 +152,7 @@ def hook(hooks: Hooks) -> None:
     """Put boundaries around everything that lasts, and around every step."""
     around = hooks.around
     around(ticklog, "_compress", "log compress")
+    around(Path, "replace", "log replace")  # by the packed segment, before the plain one is gone
     around(TickLogWriter, "sync", "log sync")
     around(TickLogWriter, "_rotate", "log rotate")
     around(LogPartition, "next_batch", "source read")
