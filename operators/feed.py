@@ -66,6 +66,7 @@ class FeedState(msgspec.Struct):
     delays_ms: dict[int, list[int]] = {}
     doubted_ns: int | None = None
     counts: dict[str, int] = {}
+    last_phase: int = 0
 
     def count(self, reason: str, n: int = 1) -> None:
         """Add to a counter."""
@@ -225,7 +226,9 @@ class FeedReader:
             last_frame_ms=self._last_frame_before(minute_ms),
             clock_skew_ms=max(state.delays_ms.get(minute_ms, ()), default=None),
         )
-        phase = Phase(minute_ms, final, len(state.roster), now_ms)
+        phase = Phase(minute_ms, final, len(state.roster), now_ms, state.last_phase)
+        if state.roster:  # nobody is told of a closing without assets
+            state.last_phase = phase.number
         items += [(asset.asset_uid, Boundary(phase, asset, feed)) for asset in state.roster]
         if final:
             self._forget(minute_ms)

@@ -16,38 +16,44 @@ PENDING_PHASES_MAX = 2 * (7 * 1440 + 60)
 
 
 class Join(msgspec.Struct, Generic[T]):
-    """Items by phase and asset, until a phase has all of its own and none before it is pending.
+    """Items by phase and asset, until a phase has all of its own and is the next.
 
-    Keys order phases: twice the minute, plus one when final. `done` is the last that was returned.
+    Keys are the numbers of phases. `done` is the last that was returned; `expected` says how many
+    items a pending phase needs, `follows` which one it comes after.
     """
 
     pending: dict[int, dict[int, T]] = {}
     done: int = 0
     expected: dict[int, int] = {}
+    follows: dict[int, int] = {}
 
     def collect(self, phase: Phase, asset_uid: int, item: T, *, expected: int) -> list[list[T]]:
         """File an item; return the phases that are complete now, each in asset order.
 
         A phase needs `expected` items. Each asset sends its phases in order, so they complete in
-        order, unless the roster shrinks: the assets that stay may complete the next phase before
-        one that left has sent its last item. The next phase then waits.
+        order, unless the roster changes: the assets of the next phase may complete it before one
+        that left has sent its last item. The next phase then waits, also for a phase of which
+        nothing has come yet. The first phase that a join meets has nothing to wait for.
         """
-        key = 2 * phase.minute_ms + phase.final
+        key = phase.number
         assert key > self.done, f"asset {asset_uid} sent {phase} after {self.done} was complete"
         collected = self.pending.setdefault(key, {})
         assert len(self.pending) <= PENDING_PHASES_MAX, f"join stuck since {min(self.pending)}"
         assert asset_uid not in collected, f"asset {asset_uid} sent {phase} twice"
         collected[asset_uid] = item
-        self.expected[key] = expected
+        self.expected[key], self.follows[key] = expected, phase.follows
         complete: list[list[T]] = []
         if len(collected) < expected:  # nearly every item
             return complete
-        while self.pending and self._is_complete(first := min(self.pending)):
+        while self.pending and self._is_next(first := min(self.pending)):
             self.done = first
-            del self.expected[first]
+            del self.expected[first], self.follows[first]
             found = self.pending.pop(first)
             complete.append([found[uid] for uid in sorted(found)])
         return complete
 
-    def _is_complete(self, key: int) -> bool:
+    def _is_next(self, key: int) -> bool:
+        """Tell whether a phase is complete and none before it is missing."""
+        if self.done and self.follows.get(key, 0) > self.done:
+            return False
         return key in self.expected and len(self.pending[key]) >= self.expected[key]

@@ -108,12 +108,22 @@ class Feed(msgspec.Struct, frozen=True):
 
 
 class Phase(msgspec.Struct, frozen=True, order=True):
-    """One closing of a minute. `n_assets` items make it complete in a join."""
+    """One closing of a minute. `n_assets` items make it complete in a join.
+
+    follows : number of the closing before it, so that a join can wait for one of which it has heard
+    nothing; 0 where that is not known.
+    """
 
     minute_ms: int
     final: bool
     n_assets: int
     clock_ms: int
+    follows: int = 0
+
+    @property
+    def number(self) -> int:
+        """Number closings in their order: twice the minute, plus one when final."""
+        return 2 * self.minute_ms + self.final
 
 
 class Boundary(msgspec.Struct, frozen=True):

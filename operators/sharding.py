@@ -62,11 +62,6 @@ class ShardPhase(msgspec.Struct, frozen=True):
     items: tuple[RowItem, ...]
 
 
-def phase_number(phase: Phase) -> int:
-    """Number phases in the order in which they close: twice the minute, plus one when final."""
-    return 2 * phase.minute_ms + phase.final
-
-
 def take_share(
     items: Iterable[tuple[str, Ticks | Boundary]], share: Share, closing_key: str
 ) -> list[tuple[str, Ticks | Boundary | PhaseShare]]:
@@ -107,15 +102,15 @@ class Closing:
         if isinstance(item, PhaseShare):
             state.expected.append(item)
         else:
-            waiting = state.items.setdefault(phase_number(item.phase), {})
+            waiting = state.items.setdefault(item.phase.number, {})
             assert item.asset_uid not in waiting, f"{item.asset_uid} sent {item.phase} twice"
             waiting[item.asset_uid] = item
         whole: list[ShardPhase] = []
         while state.expected and self._is_whole(state, state.expected[0]):
             phase = state.expected.pop(0).phase
-            found = state.items.pop(phase_number(phase), {})
+            found = state.items.pop(phase.number, {})
             whole.append(ShardPhase(phase, tuple(found[uid] for uid in sorted(found))))
         return whole
 
     def _is_whole(self, state: ClosingState, share: PhaseShare) -> bool:
-        return len(state.items.get(phase_number(share.phase), ())) >= share.n_items
+        return len(state.items.get(share.phase.number, ())) >= share.n_items

@@ -35,7 +35,7 @@ from dataflows.connectors.topic_source import SourceError
 from dataflows.connectors.topics import OnePartitionSink
 from operators.lattice import iso
 from operators.records import RowItem, key_of
-from operators.sharding import ShardPhase, Share, phase_number
+from operators.sharding import ShardPhase, Share
 
 SCHEMA = "1"
 PARTITION = "rows"
@@ -275,8 +275,8 @@ class KafkaRowsPartition(StatefulSourcePartition[tuple[str, RowItem], bytes]):
         """Add a message to its phase, and the phase to those that are whole."""
         where = f"{shard.reader.name}, offset {message.offset()}"
         head, piece = _parts_of(message, where)
-        number = phase_number(piece.phase)
-        newest = phase_number(shard.whole[-1][1].phase) if shard.whole else shard.place.phase
+        number = piece.phase.number
+        newest = shard.whole[-1][1].phase.number if shard.whole else shard.place.phase
         if number <= newest:
             if head.part[0] == 0:
                 self._state.count(REPEATED_PHASE)
@@ -313,7 +313,7 @@ class KafkaRowsPartition(StatefulSourcePartition[tuple[str, RowItem], bytes]):
 
     def _release(self) -> list[RowItem]:
         """Hand out the oldest phase; empty while the shards are brought to a common beginning."""
-        heads = [phase_number(shard.whole[0][1].phase) for shard in self._shards]
+        heads = [shard.whole[0][1].phase.number for shard in self._shards]
         begun = any(shard.place.phase for shard in self._shards)
         if not begun and (len({*heads}) > 1 or heads[0] % 2):
             # The topic's beginning has expired, at another phase in each partition.

@@ -229,20 +229,24 @@ def test_property_a_phase_waits_for_those_before_it(data: st.DataObject) -> None
     assert complete == [list(roster) for roster in rosters.values()]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="open: a join does not know of a phase of which it has no item (simulation, seed 1052)",
-)
 def test_rosters_that_share_no_asset_complete_in_order() -> None:
     """When all assets are replaced at once, the new ones may send before the old ones have.
 
-    Both minutes in one batch of the log: nothing tells the join that the second is not the next.
+    A phase says which one it follows, so it waits for one of which nothing has come.
     """
+    first, second, third = phase(1, n=1), phase(2, n=1), phase(3, n=1)
+    second = msgspec.structs.replace(second, follows=first.number)
+    third = msgspec.structs.replace(third, follows=second.number)
     join = Join[int]()
-    complete = join.collect(phase(2, n=1), 2, 2, expected=1)
-    complete += join.collect(phase(1, n=1), 1, 1, expected=1)
-    assert complete == [[1], [2]]
+    assert join.collect(first, 1, 1, expected=1) == [[1]]
+    assert join.collect(third, 3, 3, expected=1) == []
+    assert join.collect(second, 2, 2, expected=1) == [[2], [3]]
+
+
+def test_a_join_begins_with_whatever_comes_first() -> None:
+    """A market that starts in the middle of a topic waits for nothing from before."""
+    begun = msgspec.structs.replace(phase(7, n=1), follows=phase(6).number)
+    assert Join[int]().collect(begun, 1, 1, expected=1) == [[1]]
 
 
 def test_a_join_that_waits_for_ever_fails() -> None:
