@@ -66,7 +66,8 @@ class OrderedDisk(Disk):
 
 
 def run(orders: Orders, on_progress: Callable[[int], None] | None = None) -> dict[str, Any]:
-    """Replay, and return the counters."""
+    """Replay, and return what was counted meanwhile: other runs of the process count, too."""
+    before = counters()
     packs, out = load_packs(), Path(orders.out)
     out.mkdir(parents=True, exist_ok=True)
     disk = OrderedDisk(Path(orders.full))
@@ -107,7 +108,12 @@ def run(orders: Orders, on_progress: Callable[[int], None] | None = None) -> dic
         epoch_interval=timedelta(seconds=1),
         recovery_config=RecoveryConfig(orders.store) if orders.store else None,
     )
-    return {**counters(), "refused": disk.refused}
+    after = counters()
+    counted = {
+        name: value - before.get(name, 0.0) if "_total[" in name else value
+        for name, value in after.items()
+    }
+    return {**counted, "refused": disk.refused}
 
 
 def counters() -> dict[str, float]:

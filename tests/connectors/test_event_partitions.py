@@ -154,12 +154,14 @@ def about(place: Place) -> dict[str, set[tuple[Any, ...]]]:
 def test_a_table_that_has_lines_keeps_them(filled: Place, whole: Place) -> None:
     """Each line is in the partition of its month; comments, indexes, owner and rights are the same,
     with those that somebody gave by hand."""
-    grant_roles(whole.dsn, whole.schema)
-    ask_nothing = (
-        "create index mine on anomaly_event (symbol); grant select on suppression to public"
-    )
+    grant_roles(filled.dsn, filled.schema)  # the roles; those of today know tables of later files
     with open_session(whole.dsn, whole.schema) as connection:
-        connection.execute(ask_nothing.encode())
+        for table in TABLES:
+            connection.execute(f"alter table {table} owner to alpha_ops".encode())
+            connection.execute(f"grant select, insert on {table} to alpha_detector".encode())
+        connection.execute("grant update on suppression to alpha_detector with grant option")
+        connection.execute("grant select on suppression to public")
+        connection.execute("create index mine on anomaly_event (symbol)")
     before, said = stored(whole), about(whole)
     assert all(len(lines) == len(LABELS) for lines in before.values())
     assert months(whole) == set()

@@ -116,7 +116,7 @@ def test_the_live_flow_is_given_them(tmp_path: Path) -> None:
     given = {"ALPHA_DATA_DIR": str(tmp_path), "ALPHA_KAFKA_BOOTSTRAP": "h:1"}
     settings = Settings.from_env({**given, "ALPHA_KAFKA_OPTIONS": SASL})
     sink = live_sinks(settings, load_packs(), None).published["kafka"]
-    assert sink._bus.config()["sasl.password"] == "geheim"  # type: ignore[attr-defined]
+    assert sink.bus.config()["sasl.password"] == "geheim"
     with pytest.raises(OptionsError):
         live_sinks(settings.model_copy(update={"kafka_options": "acks=1"}), load_packs(), None)
 
