@@ -18,7 +18,7 @@ from operators.detect import Detect, gate_of
 from operators.events import event_id
 from operators.expressions import ColumnType, compile_expression, parts_of
 from operators.marketwide import Marketwide, market_row
-from operators.modes import SHADOW, lane_of
+from operators.modes import SHADOW, Lane, lane_of
 from operators.naming import Naming
 from operators.publish import event_json
 from operators.records import (
@@ -199,14 +199,7 @@ class _Maker:
     def explained(self, known: Explanation) -> Explanation:
         """Return what is known, with what the steps say."""
         payload, row = self._stored.payload, self._row
-        detector = next(
-            (
-                d
-                for d in self._packs.detectors
-                if d.event_class == payload["class"] and d.subtype == payload["subtype"]
-            ),
-            None,
-        )
+        detector = self._detector_of(payload)
         if detector is None:
             why = "no detector of the pack has its class and subtype"
             return _with(known, recomputed=Recomputed(None, why=why))
@@ -222,7 +215,7 @@ class _Maker:
                 detector.tier_triggers.get(self._item.tier, detector.trigger).text, view
             ),
         )
-        lane = lane_of(detector, self._packs.canary, row.asset_uid, row.symbol)
+        lane = self._lane(detector)
         before = self._last_emission(detector, lane == SHADOW)
         candidate = self._candidate(detector)
         if candidate is None:
@@ -294,14 +287,18 @@ class _Maker:
 
     def _is_shadow_lane(self, payload: Mapping[str, Any]) -> bool:
         """Tell the lane of an event by its detector: a run in shadow publishes the live lane."""
-        for detector in self._packs.detectors:
-            if (detector.event_class, detector.subtype) == (payload["class"], payload["subtype"]):
-                return self._lane(detector) == SHADOW
-        return False
+        detector = self._detector_of(payload)
+        return detector is not None and self._lane(detector) == SHADOW
 
-    def _lane(self, detector: Detector) -> str:
+    def _lane(self, detector: Detector) -> Lane:
         row = self._row
         return lane_of(detector, self._packs.canary, row.asset_uid, row.symbol)
+
+    def _detector_of(self, payload: Mapping[str, Any]) -> Detector | None:
+        """Return the first detector of an event's class and subtype."""
+        named = (payload["class"], payload["subtype"])
+        detectors = self._packs.detectors
+        return next((d for d in detectors if (d.event_class, d.subtype) == named), None)
 
     def _detector(self, detector_id: str) -> Detector | None:
         return next((d for d in self._packs.detectors if d.detector_id == detector_id), None)

@@ -29,9 +29,10 @@ from dataflows.archive import (
     row_record,
     suppression_record,
 )
+from dataflows.connectors.source import feed_reader
 from dataflows.connectors.ticklog import TickLogReader
 from dataflows.version import GIT_COMMIT, PRODUCER
-from operators.feed import GAP_START, FeedReader, FeedState, Item
+from operators.feed import GAP_START, FeedState, Item
 from operators.lattice import MINUTE_MS, iso, minute_of
 from operators.loop import Loop
 from operators.modes import Run
@@ -189,13 +190,7 @@ class _History:
     """The flow from some line of the log on: lines in, whole minutes out."""
 
     def __init__(self, packs: Packs, run: Run, warm_up_ms: int | None) -> None:
-        lattice = packs.features.lattice
-        self._feed = FeedReader(
-            FeedState(),
-            lateness_ms=lattice.lateness_ms,
-            grace_ms=lattice.grace_ms,
-            arrival_jump_gap_ms=lattice.arrival_jump_gap_ms,
-        )
+        self._feed = feed_reader(FeedState(), packs.features)
         self._loop = _NotingLoop(packs, PRODUCER, run, git_commit=GIT_COMMIT)
         self._loop.raw = set()
         self._from_ms = warm_up_ms or 0

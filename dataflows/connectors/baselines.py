@@ -17,13 +17,10 @@ from typing import Any
 
 import prometheus_client
 import psycopg
-from bytewax.outputs import StatefulSinkPartition
 
 from dataflows.connectors.embedded_postgres import PostgresError
 from dataflows.connectors.migrate import Connection, MigrationError, query
-from dataflows.connectors.postgres import PostgresOutlet, PostgresWriter, postgres_part
-from dataflows.connectors.spool import Spooling
-from dataflows.connectors.topics import OnePartitionSink
+from dataflows.connectors.postgres import PostgresSink, PostgresWriter
 from operators.baselines import Baseline, CorruptState, load
 from operators.lattice import HOUR_MS, iso
 from operators.records import BaselineState
@@ -167,24 +164,13 @@ def _summary(stored: StoredBaselines, label_ms: int) -> str:
 _States = tuple[BaselineState, ...]
 
 
-def _write(writer: PostgresWriter, items: Sequence[_States], patient: bool) -> None:
-    writer.write_baselines((state for states in items for state in states), patient=patient)
+class PostgresBaselineSink(PostgresSink[_States]):
+    """Stores baselines; items are (key, the baselines of an asset)."""
 
+    name = "postgres-baselines"
+    kind = _States
 
-class PostgresBaselineSink(OnePartitionSink[_States, None]):
-    """Stores baselines; items are (key, the baselines of an asset).
-
-    open_writer : makes its writer. spooling : where they wait while the server is away.
-    """
-
-    def __init__(
-        self, open_writer: Callable[[], PostgresWriter], spooling: Spooling | None = None
-    ) -> None:
-        self._open_writer = open_writer
-        self._spooling = spooling
-
-    def build_part(
-        self, step_id: str, for_part: str, resume_state: None
-    ) -> StatefulSinkPartition[_States, None]:
-        outlet = PostgresOutlet(self._open_writer, _write)
-        return postgres_part(outlet, "postgres-baselines", _States, self._spooling)
+    @staticmethod
+    def write(writer: PostgresWriter, items: Sequence[_States], patient: bool) -> None:
+        """Write the baselines of some assets."""
+        writer.write_baselines((state for states in items for state in states), patient=patient)

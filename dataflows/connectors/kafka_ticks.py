@@ -28,12 +28,11 @@ from dataflows.connectors.kafka_partition import (
     partitions_of,
     writing,
 )
-from dataflows.connectors.source import CHUNK_LINES, HoleLog, Item, feed_reader
+from dataflows.connectors.source import CHUNK_LINES, HoleLog, Item, feed_reader, read_lines
 from dataflows.connectors.ticklog import Position, TickLogReader
 from dataflows.connectors.topic_source import SourceError
 from operators import wire
 from operators.feed import FeedState
-from operators.records import key_of
 from packs.schema import FeaturePack
 
 SCHEMA = b"1"
@@ -271,10 +270,7 @@ class KafkaTicksPartition(StatefulSourcePartition[Item, bytes]):
         if not lines and self._is_over():
             self._report()
             raise StopIteration
-        items = [(key_of(uid), item) for uid, item in self._feed.read(lines)]
-        holes = self._feed.take_holes()
-        if holes and self._source.holes is not None:
-            self._source.holes.write(holes)
+        items = read_lines(self._feed, lines, self._source.holes)
         if lines:
             self._report()
         return items

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 from uuid import UUID
 
 import psycopg
@@ -1015,21 +1015,17 @@ class PostgresOutlet(Generic[_Item]):
 _Write = Callable[[PostgresWriter, Sequence[_Item], bool], None]
 
 
-def _write_market(writer: PostgresWriter, items: Sequence[MarketPhase], patient: bool) -> None:
-    writer.write_market(items, patient=patient)
+class PostgresSink(OnePartitionSink[_Item, None]):
+    """Stores items in a database; what they are, a class of each kind says.
 
-
-def _write_published(writer: PostgresWriter, items: Sequence[Published], patient: bool) -> None:
-    writer.write_published(items, patient=patient)
-
-
-class PostgresMarketSink(OnePartitionSink[MarketPhase, None]):
-    """Stores rows, frames and audits; items are ("0", MarketPhase).
-
+    name : of the sink, and of its spool. kind : type of the items, as the spool reads it.
     open_writer : makes its writer. spooling : where items wait while the server is away; without
     it the run then ends.
     """
 
+    name: ClassVar[str]
+    kind: ClassVar[Any]
+
     def __init__(
         self, open_writer: Callable[[], PostgresWriter], spooling: Spooling | None = None
     ) -> None:
@@ -1038,25 +1034,38 @@ class PostgresMarketSink(OnePartitionSink[MarketPhase, None]):
 
     def build_part(
         self, step_id: str, for_part: str, resume_state: None
-    ) -> StatefulSinkPartition[MarketPhase, None]:
-        outlet = PostgresOutlet(self._open_writer, _write_market)
-        return postgres_part(outlet, "postgres-market", MarketPhase, self._spooling)
+    ) -> StatefulSinkPartition[_Item, None]:
+        outlet = PostgresOutlet(self._open_writer, self.write)
+        return postgres_part(outlet, self.name, self.kind, self._spooling)
+
+    @staticmethod
+    def write(writer: PostgresWriter, items: Sequence[Any], patient: bool) -> None:
+        """Write items in one transaction."""
+        raise NotImplementedError
 
 
-class PostgresEventSink(OnePartitionSink[Published, None]):
+class PostgresMarketSink(PostgresSink[MarketPhase]):
+    """Stores rows, frames and audits; items are ("0", MarketPhase)."""
+
+    name = "postgres-market"
+    kind = MarketPhase
+
+    @staticmethod
+    def write(writer: PostgresWriter, items: Sequence[MarketPhase], patient: bool) -> None:
+        """Write the rows, frames and audits of some phases."""
+        writer.write_market(items, patient=patient)
+
+
+class PostgresEventSink(PostgresSink[Published]):
     """Stores events, suppressions and dead letters; items are ("0", Published)."""
 
-    def __init__(
-        self, open_writer: Callable[[], PostgresWriter], spooling: Spooling | None = None
-    ) -> None:
-        self._open_writer = open_writer
-        self._spooling = spooling
+    name = "postgres-events"
+    kind = Published
 
-    def build_part(
-        self, step_id: str, for_part: str, resume_state: None
-    ) -> StatefulSinkPartition[Published, None]:
-        outlet = PostgresOutlet(self._open_writer, _write_published)
-        return postgres_part(outlet, "postgres-events", Published, self._spooling)
+    @staticmethod
+    def write(writer: PostgresWriter, items: Sequence[Published], patient: bool) -> None:
+        """Write what was published of some phases."""
+        writer.write_published(items, patient=patient)
 
 
 class PostgresHoleLog:

@@ -95,6 +95,15 @@ def feed_reader(state: FeedState, features: FeaturePack) -> FeedReader:
     )
 
 
+def read_lines(feed: FeedReader, lines: list[bytes], holes: HoleLog | None) -> list[Item]:
+    """Return the items of some lines by key; note the holes of the recording that they show."""
+    items = [(key_of(uid), item) for uid, item in feed.read(lines)]
+    found = feed.take_holes()
+    if found and holes is not None:
+        holes.write(found)
+    return items
+
+
 class LogPartition(StatefulSourcePartition[Item, bytes]):
     """The open log and the reader of its lines."""
 
@@ -124,10 +133,7 @@ class LogPartition(StatefulSourcePartition[Item, bytes]):
         if not lines and not self._source.follow:
             self._report()
             raise StopIteration
-        items = [(key_of(uid), item) for uid, item in self._feed.read(lines)]
-        holes = self._feed.take_holes()
-        if holes and self._source.holes is not None:
-            self._source.holes.write(holes)
+        items = read_lines(self._feed, lines, self._source.holes)
         if lines:
             self._report()
         return items

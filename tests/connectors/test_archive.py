@@ -15,10 +15,11 @@ from dataflows.connectors.archive_files import FileArchive
 from dataflows.connectors.archive_postgres import PostgresArchive
 from dataflows.connectors.migrate import migrate
 from dataflows.connectors.postgres import PostgresWriter
+from dataflows.connectors.source import feed_reader
 from dataflows.connectors.ticklog import TickLogReader
 from dataflows.replay import product_path, replay
 from dataflows.version import PRODUCER
-from operators.feed import FeedReader, FeedState
+from operators.feed import FeedState
 from operators.loop import Loop
 from operators.publish import frame_json, row_json, suppression_json
 from operators.records import MARKET_UID, MarketPhase, Phase
@@ -49,13 +50,7 @@ def both(
     migrate(_shared_database, schema)
     columns = {column.name: column.type for column in PACKS.features.stored}
     writer = PostgresWriter(_shared_database, columns, schema=schema)
-    lattice = PACKS.features.lattice
-    feed = FeedReader(
-        FeedState(),
-        lateness_ms=lattice.lateness_ms,
-        grace_ms=lattice.grace_ms,
-        arrival_jump_gap_ms=lattice.arrival_jump_gap_ms,
-    )
+    feed = feed_reader(FeedState(), PACKS.features)
     loop = Loop(PACKS, PRODUCER)
     last = MarketPhase(Phase(0, False, 0, 0), (), ())
     with TickLogReader(episode_log) as log:

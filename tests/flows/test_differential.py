@@ -14,12 +14,12 @@ from bytewax.errors import BytewaxRuntimeError
 from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import run_main
 
-from dataflows.connectors.source import LogSource, SourceState
+from dataflows.connectors.source import LogSource, SourceState, feed_reader
 from dataflows.connectors.ticklog import TickLogReader
 from dataflows.live import build
 from dataflows.replay import PRODUCTS, file_sinks, product_path, replay
 from dataflows.version import PRODUCER
-from operators.feed import FeedReader, FeedState
+from operators.feed import FeedState
 from operators.loop import Loop
 from operators.publish import (
     audit_json,
@@ -103,13 +103,7 @@ def test_differential_the_plain_loop_equals_the_engine(
 ) -> None:
     """The engine adds nothing and loses nothing."""
     texts: dict[str, list[bytes]] = {name: [] for name in PRODUCTS}
-    lattice = packs.features.lattice
-    feed = FeedReader(
-        FeedState(),
-        lateness_ms=lattice.lateness_ms,
-        grace_ms=lattice.grace_ms,
-        arrival_jump_gap_ms=lattice.arrival_jump_gap_ms,
-    )
+    feed = feed_reader(FeedState(), packs.features)
     loop = Loop(packs, PRODUCER)
     with TickLogReader(episode_log) as log:
         while lines := log.read(977):

@@ -10,13 +10,14 @@ import msgspec
 import orjson
 import pytest
 
+from dataflows.connectors.source import feed_reader
 from dataflows.connectors.ticklog import TickLogReader
 from dataflows.live import run_notes
 from dataflows.replay import PRODUCTS, product_path
 from dataflows.replay import replay as run_replay
 from dataflows.settings import Settings, SettingsError
 from dataflows.version import PRODUCER
-from operators.feed import FeedReader, FeedState
+from operators.feed import FeedState
 from operators.loop import Loop
 from operators.modes import Run
 from operators.publish import event_json, frame_json, row_json, suppression_json
@@ -51,13 +52,7 @@ class Heard(NamedTuple):
 
 def go(log: Path, packs: Packs, run: Run) -> Heard:
     """Run a log through the plain loop."""
-    lattice = packs.features.lattice
-    feed = FeedReader(
-        FeedState(),
-        lateness_ms=lattice.lateness_ms,
-        grace_ms=lattice.grace_ms,
-        arrival_jump_gap_ms=lattice.arrival_jump_gap_ms,
-    )
+    feed = feed_reader(FeedState(), packs.features)
     loop = Loop(packs, PRODUCER, run)
     heard = Heard([], [])
     with TickLogReader(log) as reader:
