@@ -20,7 +20,7 @@ $(INSTALLED): requirements-test.lock pyproject.toml
 	@touch $@
 
 # The inner loops: compiled if there is a C compiler, else the plain form runs.
-$(READY): $(INSTALLED) setup.py operators/native.py operators/kernel.py operators/kernel.pxd
+$(READY): $(INSTALLED) setup.py $(wildcard operators/native.py operators/kernel* operators/*.pxd operators/*.pyx)
 	@$(BIN)/python setup.py -q build_ext --inplace
 	@touch $@
 
@@ -65,6 +65,6 @@ lock: $(READY) ## pin the dependencies again (needs uv)
 	uv pip compile pyproject.toml --extra test --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header -q -o requirements-test.lock
 
 clean: ## remove everything that was generated
-	rm -rf $(VENV) var build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis operators/_kernel_*
+	rm -rf $(VENV) var build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis operators/_compiled_*
 
 .PHONY: help venv demo live replay test fast golden crash simulate portability check lock clean

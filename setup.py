@@ -1,4 +1,4 @@
-"""Compile the inner loops (operators/kernel.py) where Cython and a C compiler are at hand.
+"""Compile the inner loops (operators/native.py) where Cython and a C compiler are at hand.
 
 Everything else about the build is in pyproject.toml. Without a compiler the install goes on and the
 plain form runs: the same results, slower (docs/decisions/0009-compiled-kernel.md).
@@ -32,32 +32,36 @@ def write(path: Path, content: bytes) -> None:
 
 
 def extensions() -> list[Extension]:
-    """Return the compiled kernel as an optional extension; none without Cython."""
+    """Return the inner loops as optional extensions; none without Cython."""
     try:
         from Cython.Build import cythonize  # noqa: PLC0415
     except ImportError:
         return []
     folder = ROOT / native.PACKAGE
-    sources = {name: (folder / name).read_bytes() for name in native.SOURCES}
-    name = native.module_name(sources)
+    current = tuple(native.expected_module(unit) for unit in native.UNITS)
     for built in folder.glob(f"{native.STEM}*"):
-        if not built.name.startswith(name):
+        if not built.name.startswith(current):
             built.unlink()
-    copies = ROOT / "build" / "kernel" / native.PACKAGE
-    text = native.text_to_compile(sources["kernel.py"].decode())
-    source = copies / f"{name}.py"
+    found = [extension_of(unit) for unit in native.UNITS]
+    compiled: list[Extension] = cythonize(found, compiler_directives=DIRECTIVES, quiet=True)
+    for extension in compiled:
+        extension.optional = True  # a compiler that is missing or fails is no error
+    return compiled
+
+
+def extension_of(unit: str) -> Extension:
+    """Copy what is compiled under the name of the module that it becomes."""
+    name, copies = native.expected_module(unit), ROOT / "build" / "compiled" / native.PACKAGE
     write(copies / "__init__.py", b"")
-    write(source, text.encode())
-    write(copies / f"{name}.pxd", sources["kernel.pxd"])
-    extension = Extension(
+    for file in native.UNITS[unit]:
+        text = (ROOT / native.PACKAGE / file).read_text()
+        write(copies / f"{name}{Path(file).suffix}", native.text_to_compile(text).encode())
+    source = copies / f"{name}{Path(native.UNITS[unit][0]).suffix}"
+    return Extension(
         f"{native.PACKAGE}.{name}",
         [source.relative_to(ROOT).as_posix()],
         extra_compile_args=FLAGS,
     )
-    compiled: list[Extension] = cythonize([extension], compiler_directives=DIRECTIVES, quiet=True)
-    for found in compiled:
-        found.optional = True  # a compiler that is missing or fails is no error
-    return compiled
 
 
 setup(ext_modules=extensions())

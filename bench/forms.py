@@ -1,4 +1,4 @@
-"""Both forms of the inner loops (operators/kernel.py) in one process, for comparison."""
+"""Both forms of the inner loops (operators/native.py) in one process, for comparison."""
 
 from __future__ import annotations
 
@@ -15,36 +15,28 @@ PACKAGES = ("operators", "packs", "fixtures", "dataflows", "bench")
 
 def available() -> tuple[native.Form, ...]:
     """Return the forms that can run here, the plain one first."""
-    try:
-        import_module(compiled_name())
-    except ImportError:
-        return ("plain",)
-    return ("plain", "compiled")
-
-
-def compiled_name() -> str:
-    """Return the full name of the compiled module that belongs to the source at hand."""
-    return f"{native.PACKAGE}.{native.expected_module()}"
+    built = all(native.compiled(unit) is not None for unit in native.UNITS)
+    return ("plain", "compiled") if built else ("plain",)
 
 
 @contextmanager
 def running(form: native.Form) -> Iterator[None]:
     """Within it, imports of ours give modules of their own, which run on one form."""
-    compiled = compiled_name()
+    compiled = native.expected_modules()
     ours = _ours(except_for=compiled)
-    kept = sys.modules.get(compiled)
+    kept = {name: sys.modules[name] for name in compiled if name in sys.modules}
     for name in ours:
         del sys.modules[name]
-    if form == "plain":
-        sys.modules[compiled] = None  # type: ignore[assignment]  # as if it had not been built
+    if form == "plain":  # as if it had not been built
+        sys.modules.update(dict.fromkeys(compiled))  # type: ignore[arg-type]
     try:
         yield
     finally:
         for name in _ours(except_for=compiled):
             del sys.modules[name]
-        sys.modules.pop(compiled, None)
-        if kept is not None:
-            sys.modules[compiled] = kept
+        for name in compiled:
+            sys.modules.pop(name, None)
+        sys.modules.update(kept)
         sys.modules.update(ours)
 
 
@@ -54,9 +46,9 @@ def module(name: str, form: native.Form) -> ModuleType:
         return import_module(name)
 
 
-def _ours(*, except_for: str) -> dict[str, ModuleType]:
+def _ours(*, except_for: tuple[str, ...]) -> dict[str, ModuleType]:
     return {
         name: found
         for name, found in sys.modules.items()
-        if name.split(".")[0] in PACKAGES and name != except_for
+        if name.split(".")[0] in PACKAGES and name not in except_for
     }

@@ -1030,4 +1030,4 @@ def input_of(name: str, value: float | None, columns: dict[str, Any]) -> float |
     return value
 
 
-FORM = native.take_over(globals())  # plain form only
+FORM = native.take_over("kernel", globals())  # plain form only

@@ -1,8 +1,8 @@
-"""Which form of operators/kernel.py runs: the text itself, or what was compiled from it.
+"""Which form of the inner loops runs: their text itself, or what was compiled from it.
 
-Rules of this file: a compiled module carries the digest of its source in its name, so one that was
+Rules of this file: a compiled module carries the digest of its sources in its name, so one that was
 built from another text is not even found, and the plain form runs: the same results, slower. The
-build (setup.py) asks here for the name and the text to compile.  Decision 9.
+build (setup.py) asks here for the names and the text to compile.  Decision 9.
 """
 
 from __future__ import annotations
@@ -10,24 +10,27 @@ from __future__ import annotations
 from hashlib import blake2b
 from importlib import import_module
 from importlib.resources import files
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import Any, Literal
 
 Form = Literal["plain", "compiled"]
 
 PACKAGE = "operators"
-SOURCES = ("kernel.py", "kernel.pxd")
-STEM = "_kernel_"
+# What is compiled, each a module of its own. The first file of each is the text.
+UNITS: dict[str, tuple[str, ...]] = {
+    "kernel": ("kernel.py", "kernel.pxd"),
+}
+STEM = "_compiled_"
 PLAIN_ONLY = "# plain form only"  # ends a line that is not compiled
 
 
-def module_name(sources: dict[str, bytes]) -> str:
+def module_name(unit: str, sources: dict[str, bytes]) -> str:
     """Return the name, inside `operators`, of the module that is compiled from these texts."""
     digest = blake2b(digest_size=6)
-    for name in SOURCES:
+    for name in UNITS[unit]:
         digest.update(b"%s %d\n" % (name.encode(), len(sources[name])))
         digest.update(sources[name])
-    return STEM + digest.hexdigest()
+    return f"{STEM}{unit}_{digest.hexdigest()}"
 
 
 def text_to_compile(source: str) -> str:
@@ -36,21 +39,35 @@ def text_to_compile(source: str) -> str:
     return "".join("\n" if line.rstrip().endswith(PLAIN_ONLY) else line for line in lines)
 
 
-def expected_module() -> str:
+def expected_module(unit: str) -> str:
     """Return the name of the compiled module that belongs to the source at hand."""
     folder = files(PACKAGE)
-    return module_name({name: folder.joinpath(name).read_bytes() for name in SOURCES})
+    return module_name(unit, {name: folder.joinpath(name).read_bytes() for name in UNITS[unit]})
 
 
-def take_over(namespace: dict[str, Any]) -> Form:
-    """Put the compiled functions in the place of a module's own; return the form that now runs."""
+def expected_modules() -> tuple[str, ...]:
+    """Return the full name of each compiled module that belongs to the source at hand."""
+    return tuple(f"{PACKAGE}.{expected_module(unit)}" for unit in UNITS)
+
+
+def compiled(unit: str) -> ModuleType | None:
+    """Return a compiled module; None if it was never built, or from another text or for another
+    Python."""
     try:
-        compiled = import_module(f"{PACKAGE}.{expected_module()}")
-    except ImportError:  # never built, or from another text or for another Python
+        return import_module(f"{PACKAGE}.{expected_module(unit)}")
+    except ImportError:
+        return None
+
+
+def take_over(unit: str, namespace: dict[str, Any]) -> Form:
+    """Put compiled functions and classes in the place of a module's own; return the form that now
+    runs."""
+    module = compiled(unit)
+    if module is None:
         return "plain"
     for name, own in namespace.items():
-        if isinstance(own, FunctionType) and own.__module__ == namespace["__name__"]:
-            found = getattr(compiled, name, None)  # None: an inner one, C only
+        if isinstance(own, FunctionType | type) and own.__module__ == namespace["__name__"]:
+            found = getattr(module, name, None)  # None: an inner one, C only
             if found is not None:
                 namespace[name] = found
     return "compiled"

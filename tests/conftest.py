@@ -22,7 +22,7 @@ from hypothesis import settings
 from operators import native
 
 if "ALPHA_PLAIN" in os.environ:  # as if the inner loops had not been compiled
-    sys.modules[f"{native.PACKAGE}.{native.expected_module()}"] = None  # type: ignore[assignment]
+    sys.modules.update(dict.fromkeys(native.expected_modules()))  # type: ignore[arg-type]
 
 from dataflows.connectors.ticklog import TickLogWriter
 from fixtures.broker import Broker, BrokerError, can_run

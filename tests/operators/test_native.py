@@ -27,9 +27,9 @@ from operators.lattice import MINUTE_MS
 from operators.records import Book, Context, Quote, Trade
 
 FOLDER = Path(kernel.__file__).parent
-SOURCES = {name: (FOLDER / name).read_bytes() for name in native.SOURCES}
+SOURCES = {n: (FOLDER / n).read_bytes() for names in native.UNITS.values() for n in names}
 PLAIN = forms.module("operators.kernel", "plain")
-COMPILED = sys.modules.get(forms.compiled_name())  # None: not built, or switched off
+COMPILED = native.compiled("kernel")  # None: not built, or switched off
 
 both = pytest.mark.skipif(COMPILED is None, reason="the inner loops are not compiled here")
 floats = st.floats(allow_nan=False, allow_infinity=False)
@@ -77,11 +77,14 @@ def test_the_plain_form_needs_no_build() -> None:
     assert PLAIN.round12.__code__.co_filename == kernel.__file__
 
 
-@pytest.mark.parametrize("name", native.SOURCES)
-def test_any_change_of_a_source_is_another_module(name: str) -> None:
+@pytest.mark.parametrize("unit", native.UNITS)
+def test_any_change_of_a_source_is_another_module(unit: str) -> None:
     """The name holds a digest of all that was compiled."""
-    assert native.module_name(SOURCES) == native.expected_module()
-    assert native.module_name({**SOURCES, name: SOURCES[name] + b"\n"}) != native.expected_module()
+    expected = native.expected_module(unit)
+    assert native.module_name(unit, SOURCES) == expected
+    for name in native.UNITS[unit]:
+        changed = {**SOURCES, name: SOURCES[name] + b"\n"}
+        assert native.module_name(unit, changed) != expected
 
 
 def test_lines_of_the_plain_form_are_left_out_in_place() -> None:
@@ -105,13 +108,14 @@ def test_the_source_compiles(tmp_path: Path) -> None:
     (tmp_path / "operators").mkdir()
     for name in ("setup.py", "pyproject.toml", "README.md"):
         shutil.copy(root / name, tmp_path / name)
-    for name in ("__init__.py", "native.py", *native.SOURCES):
+    for name in ("__init__.py", "native.py", *SOURCES):
         shutil.copy(FOLDER / name, tmp_path / "operators" / name)
     for name in ("dataflows", "packs", "sql", "fixtures"):
         (tmp_path / name).mkdir()
     done = run([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], tmp_path)
     assert done == 0
-    assert list((tmp_path / "operators").glob(f"{native.expected_module()}*"))
+    for unit in native.UNITS:
+        assert list((tmp_path / "operators").glob(f"{native.expected_module(unit)}*"))
 
 
 def run(command: list[str], folder: Path) -> int:
