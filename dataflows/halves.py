@@ -13,11 +13,11 @@ import bytewax.operators as op
 from bytewax.operators import KeyedStream
 
 from dataflows.version import GIT_COMMIT, PRODUCER
-from operators.assemble import Assemble, AssemblyState
+from operators.assemble import Assemble, AssemblyCodec
 from operators.budget import Budget, BudgetState
 from operators.context import Context, ContextState
 from operators.detect import Detect
-from operators.engine import ALL, Compressed, Packed, rekey, stateful, to_all
+from operators.engine import ALL, Packed, rekey, stateful, to_all
 from operators.modes import Run
 from operators.normalize import Normalize, Warm
 from operators.records import (
@@ -38,7 +38,7 @@ from packs.loader import Packs
 
 def assemble(ticks: KeyedStream[Ticks | Boundary], packs: Packs) -> KeyedStream[BarItem]:
     """One `BarItem` per asset and phase, from ticks and boundaries on one path."""
-    return stateful("assemble", ticks, Assemble(packs.features), Compressed(AssemblyState))
+    return stateful("assemble", ticks, Assemble(packs.features), AssemblyCodec())
 
 
 def normalize(

@@ -11,53 +11,61 @@ from __future__ import annotations
 import msgspec
 
 from operators import kernel
-from operators.formulas import liquidity, positioning
 from operators.formulas.price import range_ratio, simple_return
-from operators.kernel import median, round12, rounded
-from operators.lattice import MINUTE_MS, iso, minute_of, seconds_to_next_hour
+from operators.kernel import (
+    BOOK_BYTES,
+    CLOSED_KEYS_MAX,
+    DUPLICATE,
+    HISTORY,
+    LATE,
+    QUOTE_BYTES,
+    TRADE_BYTES,
+    drop,
+    median,
+    round12,
+    rounded,
+)
+from operators.lattice import MINUTE_MS, iso, seconds_to_next_hour
+from operators.layout import context_of, pack_trade, trades_of
+from operators.packing import Zstd
 from operators.quality import grade, prices_at_odds
 from operators.records import (
     Asset,
     Bar,
     BarItem,
-    Book,
     Boundary,
     Columns,
-    Context,
     Feed,
-    Quote,
     Ticks,
-    Trade,
 )
 from packs.schema import FeaturePack
 
-DUPLICATE = "duplicate"
-LATE = "late"
-HISTORY = "history"
-FUTURE = "future"
-CROSSED = "crossed"
 ABSURD_PRICE = "absurd_price"
-OVERFLOW = "overflow"
 
-# The 30-trade replay after a resubscribe must be told from late trades: keys of closed minutes.
-CLOSED_KEYS_MAX = 128
-# Buffered messages of one asset and minute; the busiest real minute has about 5,000 prints.
-MINUTE_MESSAGES_MAX = 200_000
 RET_LOOKBACK_MS = 30_000
 # Feeds that carry perp contexts: one subscription per coin, or one for all.
 CONTEXT_CHANNELS = ("activeAssetCtx", "context")
+
+# Mid and microprice at the close, and those of the look-back.
+Instants = tuple[float | None, float | None, float | None, float | None]
 
 OBI, DEPTH = "obi_top5_mean_m_1", "depth_top5_quote_median_m_1"
 OI_COLUMNS = ("oi_open", "oi_close", "oi_min", "oi_max", "oi_close_base", "mark_close")
 
 
-class Minute(msgspec.Struct):
-    """What arrived for a minute that is not final yet, in arrival order."""
+STATE_VERSION = 3
 
-    trades: list[Trade] = []
-    quotes: list[Quote] = []
-    books: list[Book] = []
-    contexts: list[Context] = []
+
+class Minute(msgspec.Struct):
+    """What arrived for a minute that is not final yet: records in arrival order.
+
+    keys : of the trades. They are not stored: without them they are made of the trades.
+    """
+
+    trades: bytearray = msgspec.field(default_factory=bytearray)
+    quotes: bytearray = msgspec.field(default_factory=bytearray)
+    books: bytearray = msgspec.field(default_factory=bytearray)
+    contexts: bytearray = msgspec.field(default_factory=bytearray)
     keys: set[tuple[int, int]] = set()
 
 
@@ -75,16 +83,17 @@ class Sealed(msgspec.Struct):
 class AssemblyState(msgspec.Struct):
     """Everything assembly remembers of one asset.
 
-    sample, funding_rate : newest open-interest sample and newest rate of the closed minutes.
+    quote, book : the newest of the closed minutes, a record each. sample, funding_rate : newest
+    open-interest sample, and newest rate. Records are empty when there is none.
     """
 
-    version: int = 2
+    version: int = STATE_VERSION
     minutes: dict[int, Minute] = {}
     final_ms: int = 0
     sealed: Sealed | None = None
-    quote: Quote | None = None
-    book: Book | None = None
-    sample: Context | None = None
+    quote: bytearray = msgspec.field(default_factory=bytearray)
+    book: bytearray = msgspec.field(default_factory=bytearray)
+    sample: bytearray = msgspec.field(default_factory=bytearray)
     funding_rate: float | None = None
     closed_keys: list[tuple[int, int]] = []
     dropped: dict[str, int] = {}
@@ -112,82 +121,13 @@ class Assemble:
             return [self._finish(state, item)]
         return [self._seal(state, item)]
 
-    # --- taking in ---------------------------------------------------------------------------
-
     def _take(self, state: AssemblyState, ticks: Ticks) -> None:
         for reason, count in ticks.rejects.items():
-            _drop(state, reason, count)
-        for trade in ticks.trades:
-            self._take_trade(state, trade)
-        for quote in ticks.quotes:
-            if liquidity.is_crossed(quote):
-                _drop(state, CROSSED)
-            else:
-                self._take_state(state, "quotes", "quote", quote)
-        for book in ticks.books:
-            if liquidity.is_crossed(_top_of(book)):
-                _drop(state, CROSSED)
-            else:
-                self._take_state(state, "books", "book", book)
-        for context in ticks.contexts:
-            self._take_context(state, context)
-
-    def _take_trade(self, state: AssemblyState, trade: Trade) -> None:
-        label = minute_of(trade.time_ms)
-        key = (trade.time_ms, trade.tid)
-        if label <= state.final_ms:
-            _drop(state, DUPLICATE if key in state.closed_keys else _lateness(trade, label))
-            _remember_closed(state, [key])
-            return
-        minute = self._minute(state, label, trade.time_ms, trade.arrival_ns)
-        if minute is None:
-            return
-        if key in minute.keys:
-            _drop(state, DUPLICATE)
-            return
-        minute.keys.add(key)
-        minute.trades.append(trade)
-        _mark_amended(state, label)
-
-    def _take_state(
-        self, state: AssemblyState, kind: str, current: str, record: Quote | Book
-    ) -> None:
-        """Buffer a state message; one dated before the open minutes may still be the newest."""
-        label = minute_of(record.time_ms)
-        if label <= state.final_ms:
-            known = getattr(state, current)
-            if known is None or record.time_ms >= known.time_ms:
-                setattr(state, current, record)
-                if state.sealed is not None:
-                    state.sealed.amended = True  # the sealed minute began with another state
-            return
-        minute = self._minute(state, label, record.time_ms, record.arrival_ns)
-        if minute is not None:
-            getattr(minute, kind).append(record)
-            _mark_amended(state, label)
-
-    def _take_context(self, state: AssemblyState, context: Context) -> None:
-        """Contexts carry no venue time: they belong to the minute of their arrival (design D1)."""
-        arrival_ms = context.arrival_ns // 1_000_000
-        minute = self._minute(state, minute_of(arrival_ms), arrival_ms, context.arrival_ns)
-        if minute is not None:
-            minute.contexts.append(context)
-
-    def _minute(
-        self, state: AssemblyState, label: int, time_ms: int, arrival_ns: int
-    ) -> Minute | None:
-        """Return the open minute of a message, None (and a counter) if it cannot have one."""
-        if time_ms > arrival_ns // 1_000_000 + self._future_ms:
-            _drop(state, FUTURE)
-            return None
-        minute = state.minutes.get(label)
-        if minute is None:
-            minute = state.minutes[label] = Minute()
-        buffered = len(minute.trades) + len(minute.quotes) + len(minute.books)
-        if buffered + len(minute.contexts) >= MINUTE_MESSAGES_MAX:
-            _drop(state, OVERFLOW)
-            return None
-        return minute
+            drop(state, reason, count)
+        kernel.take_trades(state, ticks.trades, self._future_ms, Minute)
+        kernel.take_states(state, ticks.quotes, QUOTE_BYTES, self._future_ms, Minute)
+        kernel.take_states(state, ticks.books, BOOK_BYTES, self._future_ms, Minute)
+        kernel.take_contexts(state, ticks.contexts, Minute)
 
     # --- closing -----------------------------------------------------------------------------
 
@@ -219,19 +159,17 @@ class Assemble:
         before it."""
         label, channels = boundary.phase.minute_ms, boundary.asset.channels
         minute = state.minutes.get(label) or Minute()
-        prints = kernel.in_time_order(minute.trades)
-        books = kernel.in_time_order(minute.books)
+        prints = kernel.in_time_order(minute.trades, TRADE_BYTES)
+        books = kernel.in_time_order(minute.books, BOOK_BYTES)
         has_bbo, has_books = "bbo" in channels, "l2Book" in channels
+        quotes = carry = bytearray()
         if has_bbo:
-            quotes, carry = kernel.in_time_order(minute.quotes), state.quote
+            quotes, carry = kernel.in_time_order(minute.quotes, QUOTE_BYTES), state.quote
         elif has_books:  # without a bbo feed the book's best levels stand in
-            quotes = [_top_of(book) for book in books]
-            carry = None if state.book is None else _top_of(state.book)
-        else:
-            quotes, carry = [], None
+            quotes, carry = kernel.tops_of(books), kernel.tops_of(state.book)
         has_quotes = has_bbo or has_books
         tracked = any(name in channels for name in CONTEXT_CHANNELS)
-        mids, now, then, spread_mean, spread_p95 = kernel.top_of_book(
+        mids, instants, spread_mean, spread_p95 = kernel.top_of_book(
             carry, quotes, label - MINUTE_MS, label, label - RET_LOOKBACK_MS
         )
         found = kernel.notional(prints)
@@ -241,7 +179,7 @@ class Assemble:
         prices, buys, sells, total = found
         columns: Columns = _price_columns(prices or mids)
         if has_quotes:
-            columns |= _mid_columns(columns, now, then)
+            columns |= _mid_columns(columns, instants)
         columns["rv_m_1"] = rounded(kernel.realized_volatility(mids or prices))
         if "trades" in channels:
             v_buy, v_sell = round12(buys), round12(sells)
@@ -260,11 +198,12 @@ class Assemble:
             self._depth_columns(state, books, label, columns)
         counts = dropped
         if trades is not prints:
-            counts = {**dropped, ABSURD_PRICE: len(prints) - len(trades)}
+            absurd = (len(prints) - len(trades)) // TRADE_BYTES
+            counts = {**dropped, ABSURD_PRICE: absurd}
         columns["dropped_ticks"] = _total(counts)
         columns["duplicate_ticks"] = counts.get(DUPLICATE, 0)
         if not has_bbo:  # quotes of another time, before the roster said otherwise, count as well
-            quotes = kernel.in_time_order(minute.quotes)
+            quotes = kernel.in_time_order(minute.quotes, QUOTE_BYTES)
         staleness = _book_staleness_ms(quotes, books, state, boundary) if has_quotes else None
         clock_ms = boundary.phase.clock_ms
         columns["ingest_ts"] = iso(clock_ms)
@@ -282,33 +221,34 @@ class Assemble:
             reasons.append("book_missing")
         columns["dq_status"], columns["dq_reasons"] = grade(reasons)
         columns["source"] = "ws"
-        return columns, _extras(now, then) if has_bbo else {}
+        return columns, _extras(instants) if has_bbo else {}
 
-    def _plausible(
-        self, trades: list[Trade], prices: list[float], mids: list[float]
-    ) -> list[Trade]:
-        """Drop prints further than a factor from the minute's price level; the list itself if
-        there are none."""
+    def _plausible(self, trades: bytearray, prices: list[float], mids: list[float]) -> bytearray:
+        """Drop prints further than a factor from the minute's price level; the same if there are
+        none."""
         factor, levels = self._quality.absurd_price_factor, prices + mids
         if not trades or kernel.within_factor(levels, factor):
             return trades  # as nearly always: wherever the level is, nothing is far from it
         level = mids[0] if mids and len(levels) < 3 else median(levels)
-        return [t for t in trades if level <= t.px * factor and t.px <= level * factor]
+        near = [t for t in trades_of(trades) if level <= t.px * factor and t.px <= level * factor]
+        return bytearray(b"".join(map(pack_trade, near)))
 
     # --- positioning and depth ---------------------------------------------------------------
 
     def _positioning_columns(
-        self, state: AssemblyState, contexts: list[Context], label: int, columns: Columns
+        self, state: AssemblyState, contexts: bytearray, label: int, columns: Columns
     ) -> bool:
         """Open interest, funding and basis; levels are NULL when the newest sample is old.
 
         Return whether a context had a usable index.
         """
-        levels, newest, basis_bp, has_index = kernel.contexts_of(contexts)
-        if newest is None and state.sample is not None:
-            newest = state.sample
-            levels = kernel.contexts_of([newest])[0]
-        funding = positioning.newest_funding(contexts, state.funding_rate)
+        levels, sample, funding, basis_bp, has_index = kernel.contexts_of(contexts)
+        if not sample and state.sample:
+            sample = state.sample
+            levels = kernel.contexts_of(sample)[0]
+        if funding is None:
+            funding = state.funding_rate
+        newest = context_of(sample) if sample else None
         staleness = None if newest is None else label - newest.arrival_ns // 1_000_000
         columns["oi_staleness_ms"] = staleness
         if newest is None or staleness is None or staleness > self._quality.oi_staleness_ms_max:
@@ -324,15 +264,15 @@ class Assemble:
         return has_index
 
     def _depth_columns(
-        self, state: AssemblyState, books: list[Book], label: int, columns: Columns
+        self, state: AssemblyState, books: bytearray, label: int, columns: Columns
     ) -> None:
         """Imbalance and depth of the top levels; NULL without a fresh snapshot (plan 5.5)."""
         limit, start, carry = self._quality.depth_staleness_ms_max, label - MINUTE_MS, state.book
-        if not books or label - books[-1].time_ms > limit:
+        if not books or label - _newest_ms(books, BOOK_BYTES) > limit:
             columns[OBI] = columns[DEPTH] = None
             return
-        if carry is not None and start - carry.time_ms > limit:
-            carry = None
+        if carry and start - _newest_ms(carry, BOOK_BYTES) > limit:
+            carry = bytearray()
         mean, usual = kernel.depth_columns(carry, books, start, label)
         columns[OBI], columns[DEPTH] = rounded(mean), rounded(usual)
 
@@ -377,27 +317,12 @@ class Assemble:
 # --- state ---------------------------------------------------------------------------------------
 
 
-def _drop(state: AssemblyState, reason: str, count: int = 1) -> None:
-    state.dropped[reason] = state.dropped.get(reason, 0) + count
-
-
-def _lateness(trade: Trade, label: int) -> str:
-    """Tell a print that came late from one that is replayed after a subscription (design D3)."""
-    late = trade.arrival_ns // 1_000_000 - label <= MINUTE_MS
-    return LATE if late else HISTORY
-
-
-def _mark_amended(state: AssemblyState, label: int) -> None:
-    if state.sealed is not None and state.sealed.minute_ms == label:
-        state.sealed.amended = True
-
-
 def _fold_history(state: AssemblyState, label: int) -> None:
     """At an asset's first seal: what is dated before that minute is history, not flow (D3)."""
     for old in sorted(minute for minute in state.minutes if minute < label):
-        history = len(state.minutes[old].trades)
+        history = len(state.minutes[old].trades) // TRADE_BYTES
         if history:
-            _drop(state, HISTORY, history)
+            drop(state, HISTORY, history)
         _carry_over(state, old)
 
 
@@ -408,28 +333,36 @@ def _carry_over(state: AssemblyState, label: int) -> None:
     state.sealed = None
     if minute is None:
         return
-    quote, book = kernel.newest(minute.quotes), kernel.newest(minute.books)
-    if quote is not None and (state.quote is None or quote.time_ms >= state.quote.time_ms):
-        state.quote = quote
-    if book is not None and (state.book is None or book.time_ms >= state.book.time_ms):
-        state.book = book
-    state.sample = positioning.newest_sample(minute.contexts, state.sample)
-    state.funding_rate = positioning.newest_funding(minute.contexts, state.funding_rate)
-    _remember_closed(state, kernel.keys_of(minute.trades[-CLOSED_KEYS_MAX:]))
+    state.quote = kernel.newest(state.quote + minute.quotes, QUOTE_BYTES)
+    state.book = kernel.newest(state.book + minute.books, BOOK_BYTES)
+    _, sample, funding, *_ = kernel.contexts_of(minute.contexts)
+    state.sample = sample or state.sample
+    state.funding_rate = state.funding_rate if funding is None else funding
+    kernel.remember_closed(state, kernel.keys_of(minute.trades[-CLOSED_KEYS_MAX * TRADE_BYTES :]))
 
 
-def _remember_closed(state: AssemblyState, keys: list[tuple[int, int]]) -> None:
-    state.closed_keys = (state.closed_keys + keys)[-CLOSED_KEYS_MAX:]
+class AssemblyCodec:
+    """State to bytes and back, compressed: a minute of messages shrinks to a third."""
+
+    def __init__(self) -> None:
+        self._decode = msgspec.msgpack.Decoder(AssemblyState).decode
+        self._zstd = Zstd()
+
+    def encode(self, state: AssemblyState) -> bytes:
+        """Return the bytes of a state."""
+        minutes = {
+            label: Minute(minute.trades, minute.quotes, minute.books, minute.contexts)
+            for label, minute in state.minutes.items()
+        }
+        stored = msgspec.structs.replace(state, minutes=minutes)
+        return self._zstd.pack(msgspec.msgpack.encode(stored))
+
+    def decode(self, data: bytes) -> AssemblyState:
+        """Return the state that `encode` wrote."""
+        return self._decode(self._zstd.unpack(data))
 
 
 # --- columns -------------------------------------------------------------------------------------
-
-
-def _top_of(book: Book) -> Quote:
-    """Return the best levels of a book as a quote."""
-    bid_px, bid_sz = book.bids[0] if book.bids else (None, None)
-    ask_px, ask_sz = book.asks[0] if book.asks else (None, None)
-    return Quote(book.arrival_ns, book.time_ms, bid_px, bid_sz, ask_px, ask_sz)
 
 
 def _price_columns(prices: list[float]) -> Columns:
@@ -438,12 +371,13 @@ def _price_columns(prices: list[float]) -> Columns:
     return {"open": first, "high": high, "low": low, "close": last}
 
 
-def _mid_columns(ohlc: Columns, now: Quote | None, then: Quote | None) -> Columns:
+def _mid_columns(ohlc: Columns, instants: Instants) -> Columns:
     """Mid at the close, its 30 s return, range."""
-    mid_close = rounded(kernel.mid(now))
+    mid, _, mid_then, _ = instants
+    mid_close = rounded(mid)
     return {
         "mid_close": mid_close,
-        "ret_s_30": rounded(simple_return(mid_close, kernel.mid(then))),
+        "ret_s_30": rounded(simple_return(mid_close, mid_then)),
         "rv_m_1": None,
         "atr_proxy_m_1": rounded(range_ratio(ohlc["high"], ohlc["low"], mid_close)),
     }
@@ -457,7 +391,7 @@ def _total(dropped: dict[str, int]) -> int:
 
 
 def _book_staleness_ms(
-    quotes: list[Quote], books: list[Book], state: AssemblyState, boundary: Boundary
+    quotes: bytearray, books: bytearray, state: AssemblyState, boundary: Boundary
 ) -> int | None:
     """Age at the close of the last message that carried or confirmed the top of book (D21).
 
@@ -465,8 +399,9 @@ def _book_staleness_ms(
     does. NULL before the first book.
     """
     label = boundary.phase.minute_ms
-    records = (*quotes[-1:], *books[-1:], state.quote, state.book)
-    carried = [record.time_ms for record in records if record is not None]
+    held = ((quotes, QUOTE_BYTES), (books, BOOK_BYTES))
+    carry = ((state.quote, QUOTE_BYTES), (state.book, BOOK_BYTES))
+    carried = [_newest_ms(records, size) for records, size in (*held, *carry) if records]
     if not carried:
         return None
     newest = max(carried)
@@ -476,9 +411,15 @@ def _book_staleness_ms(
     return max(0, label - newest)
 
 
-def _extras(now: Quote | None, then: Quote | None) -> Columns:
+def _newest_ms(records: bytearray, size: int) -> int:
+    """Return the venue time of the last of some records."""
+    return kernel.time_at(records, len(records) // size - 1, size)
+
+
+def _extras(instants: Instants) -> Columns:
     """Return the columns on trial; one that is NULL is left out."""
-    drift = simple_return(kernel.microprice(now), kernel.microprice(then))
+    _, micro, _, micro_then = instants
+    drift = simple_return(micro, micro_then)
     return {} if drift is None else {"microprice_drift_s_30": round12(drift)}
 
 

@@ -16,8 +16,6 @@ import msgspec
 from bytewax.dataflow import operator
 from bytewax.operators import KeyedStream, StatefulBatchLogic, V
 
-from operators.packing import Zstd
-
 S = TypeVar("S")
 X_contra = TypeVar("X_contra", contravariant=True)
 Y = TypeVar("Y")
@@ -58,22 +56,6 @@ class Packed(Generic[S]):
     def decode(self, data: bytes) -> S:
         """Return the state that `encode` wrote."""
         return self._decode(data)
-
-
-class Compressed(Packed[S]):
-    """A state in MessagePack, compressed: a minute of messages shrinks to a third."""
-
-    def __init__(self, state_type: type[S]) -> None:
-        super().__init__(state_type)
-        self._zstd = Zstd()
-
-    def encode(self, state: S) -> bytes:
-        """Return the bytes of a state."""
-        return self._zstd.pack(super().encode(state))
-
-    def decode(self, data: bytes) -> S:
-        """Return the state that `encode` wrote."""
-        return super().decode(self._zstd.unpack(data))
 
 
 class _Logic(StatefulBatchLogic[Any, Any, bytes]):

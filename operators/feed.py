@@ -17,6 +17,7 @@ import msgspec
 
 from operators import wire
 from operators.lattice import MINUTE_MS, minute_of
+from operators.layout import pack_book, pack_context, pack_quote, pack_trade
 from operators.records import Asset, Boundary, Feed, Phase, Ticks
 
 BAD_LINE = "bad_line"
@@ -35,6 +36,12 @@ IMPLICIT_UID_BASE = 2_000_000_000
 IMPLICIT_ASSETS_MAX = 10_000
 # The clock's skew is judged by the third-smallest delay, so that two damaged times mean nothing.
 DELAYS_KEPT = 3
+_PACK: dict[str, Callable[[Any], bytes]] = {
+    "trades": pack_trade,
+    "quotes": pack_quote,
+    "books": pack_book,
+    "contexts": pack_context,
+}
 GAP_START = "start"
 GAP_SILENCE = "silence"
 
@@ -385,7 +392,7 @@ class FeedReader:
             ticks.rejects[record] = ticks.rejects.get(record, 0) + 1
             self.state.count(record)
         else:
-            getattr(ticks, kind).append(record)
+            getattr(ticks, kind).extend(_PACK[kind](record))
 
     def _delay(self, time_ms: int) -> None:
         """Remember the smallest receive delays of the running minute, over all assets."""

@@ -15,6 +15,8 @@ cdef extern from "Python.h":
     PyObject *item_of "PyList_GET_ITEM"(list values, Py_ssize_t i)  # borrowed
     bint is_float "PyFloat_CheckExact"(PyObject *item)
     double double_of "PyFloat_AS_DOUBLE"(PyObject *item)
+    char *bytes_of "PyByteArray_AS_STRING"(object data)
+    int resize "PyByteArray_Resize"(object data, Py_ssize_t size) except -1
 
 
 cdef double LN2_HI, LN2_LO, SQRT_HALF, SQRT_TWO, HUGE
@@ -25,7 +27,9 @@ cdef int PER_OCTAVE, EXPONENT_SHIFT, DEPTH_LEVELS, INIT_PASSES
 cdef long long DAY_MS, HOUR_MS, MINUTE_MS
 cdef int SLOPE_BARS, BASIS_MIN
 cdef tuple PRICED, RETURNS
-cdef object _time_of
+cdef Py_ssize_t TRADE_BYTES, QUOTE_BYTES, BOOK_BYTES, CONTEXT_BYTES, MINUTE_MESSAGES_MAX
+cdef long long NS_OF_MS
+cdef str DUPLICATE, LATE, HISTORY, FUTURE, CROSSED, OVERFLOW
 
 
 cdef inline (double, int) frexp(double x) noexcept:
@@ -92,20 +96,88 @@ cdef inline double _sum_of_first(list values, Py_ssize_t n) except? -1.0:
     return math.fsum(values[:n])
 
 
-cdef inline double _depth(levels) except? -1.0:
-    """Sum of px * sz over the best levels, correctly rounded."""
-    cdef Py_ssize_t i, n = min(<Py_ssize_t>len(levels), DEPTH_LEVELS)
+# Records of ticks (operators/layout.py).
+cdef struct TradeRecord:
+    long long arrival_ns
+    long long time_ms
+    double px
+    double sz
+    long long is_buy
+    long long tid
+
+cdef struct QuoteRecord:
+    long long arrival_ns
+    long long time_ms
+    double bid_px
+    double bid_sz
+    double ask_px
+    double ask_sz
+
+cdef struct BookRecord:
+    long long arrival_ns
+    long long time_ms
+    double sides[20]
+
+cdef struct ContextRecord:
+    long long arrival_ns
+    double open_interest_base
+    double mark_px
+    double oracle_px
+    double funding_rate
+
+
+cdef inline TradeRecord trade_at(bytearray data, Py_ssize_t index) noexcept:
+    return (<TradeRecord *> bytes_of(data))[index]
+
+
+cdef inline QuoteRecord quote_at(bytearray data, Py_ssize_t index, Py_ssize_t size) noexcept:
+    """A quote, or the best levels of a book."""
+    cdef QuoteRecord quote
+    cdef BookRecord *book
+    if size == sizeof(QuoteRecord):
+        return (<QuoteRecord *> bytes_of(data))[index]
+    book = (<BookRecord *> bytes_of(data)) + index
+    quote.arrival_ns = book.arrival_ns
+    quote.time_ms = book.time_ms
+    quote.bid_px = book.sides[0]
+    quote.bid_sz = book.sides[1]
+    quote.ask_px = book.sides[10]
+    quote.ask_sz = book.sides[11]
+    return quote
+
+
+cdef inline ContextRecord context_at(bytearray data, Py_ssize_t index) noexcept:
+    return (<ContextRecord *> bytes_of(data))[index]
+
+
+cpdef inline long long time_at(bytearray data, Py_ssize_t index, Py_ssize_t size) noexcept:
+    return (<long long *> (bytes_of(data) + index * size))[1]
+
+
+cdef inline int append_quote(bytearray data, QuoteRecord quote) except -1:
+    cdef Py_ssize_t size = len(data)
+    resize(data, size + sizeof(QuoteRecord))
+    (<QuoteRecord *> (bytes_of(data) + size))[0] = quote
+    return 0
+
+
+cdef inline double _depth(bytearray books, Py_ssize_t index, int side) except? -1.0:
+    """Sum of px * sz over the levels of a side, correctly rounded."""
+    cdef double *flat = (<BookRecord *> bytes_of(books))[index].sides + 10 * side
+    cdef Py_ssize_t i, n = 0
     cdef Sum sum = Sum(0.0, 0.0, 0.0)
-    cdef double px, sz, found = 0.0
-    for i in range(n):
-        level = levels[i]
-        px = level[0]
-        sz = level[1]
-        add_to(&sum, px * sz)
+    cdef double found = 0.0
+    for i in range(DEPTH_LEVELS):
+        if flat[2 * i] == flat[2 * i]:
+            add_to(&sum, flat[2 * i] * flat[2 * i + 1])
+            n += 1
+    if n == 0:
+        return 0.0
     if is_certain(&sum, n, &found):
         return found
     import math
-    return math.fsum([level[0] * level[1] for level in levels[:n]])
+    terms = [flat[2 * i] * flat[2 * i + 1] for i in range(DEPTH_LEVELS)]
+    return math.fsum([term for term in terms if term == term])
 
 
 cdef inline Py_ssize_t bisect_left(list keys, long long k) except -1:
@@ -144,19 +216,61 @@ cpdef object rounded(object x)
 @cython.locals(ordered=list, half=Py_ssize_t)
 cpdef object median(object values)
 
-@cython.locals(before=cython.longlong, now=cython.longlong)
-cpdef list in_time_order(list records)
+@cython.locals(before=cython.longlong, now=cython.longlong, count=Py_ssize_t, index=Py_ssize_t)
+cpdef bytearray in_time_order(bytearray data, Py_ssize_t size)
 
-@cython.locals(latest=cython.longlong, now=cython.longlong)
-cpdef object newest(list records)
+@cython.locals(
+    latest=cython.longlong, now=cython.longlong, found=Py_ssize_t, index=Py_ssize_t
+)
+cpdef bytearray newest(bytearray data, Py_ssize_t size)
 
-cpdef list keys_of(list trades)
+@cython.locals(index=Py_ssize_t, trade=TradeRecord, keys=list)
+cpdef list keys_of(bytearray trades)
+
+@cython.locals(index=Py_ssize_t, quotes=bytearray)
+cpdef bytearray tops_of(bytearray books)
+
+@cython.locals(
+    index=Py_ssize_t, count=Py_ssize_t, first=Py_ssize_t, room=Py_ssize_t, trade=TradeRecord,
+    time_ms=cython.longlong, label=cython.longlong, open_label=cython.longlong,
+    final_ms=cython.longlong, keys=set, key=tuple, reason=str
+)
+cpdef object take_trades(object state, bytearray trades, long long future_ms, object make)
+
+@cython.locals(
+    index=Py_ssize_t, count=Py_ssize_t, first=Py_ssize_t, room=Py_ssize_t, quote=QuoteRecord,
+    time_ms=cython.longlong, label=cython.longlong, open_label=cython.longlong,
+    final_ms=cython.longlong, reason=str
+)
+cpdef object take_states(
+    object state, bytearray data, Py_ssize_t size, long long future_ms, object make
+)
+
+@cython.locals(index=Py_ssize_t, context=ContextRecord, label=cython.longlong)
+cpdef object take_contexts(object state, bytearray contexts, object make)
+
+cpdef object drop(object state, str reason, Py_ssize_t count)
+
+cpdef object remember_closed(object state, list keys)
+
+cdef object _open_minute(object state, long long label, object make)
+
+cdef Py_ssize_t _buffered(object minute) except -1
+
+cdef object _append(object minute, bytearray records, Py_ssize_t size)
+
+cdef object _mark_amended(object state, long long label)
+
+@cython.locals(known=bytearray)
+cdef object _take_earlier(object state, bytearray record, Py_ssize_t size)
 
 @cython.locals(total=double, before=double, mid=double, change=double)
 cpdef object realized_volatility(object mids)
 
-@cython.locals(prices=list, buys=list, sells=list)
-cpdef tuple notional(object trades)
+@cython.locals(
+    prices=list, buys=list, sells=list, index=Py_ssize_t, trade=TradeRecord, px=double
+)
+cpdef tuple notional(bytearray trades)
 
 @cython.locals(price=double, base=double)
 cpdef object simple_return(object now, object before)
@@ -169,11 +283,6 @@ cpdef object range_ratio(object high, object low, object mid)
 )
 cpdef double slope(object deltas) except? -1.0
 
-cpdef object mid(object quote)
-
-@cython.locals(bid=double, ask=double, bid_sz=double, ask_sz=double)
-cpdef object microprice(object quote)
-
 @cython.locals(low=double, high=double, px=double)
 cpdef tuple ohlc(list prices)
 
@@ -182,11 +291,17 @@ cpdef bint within_factor(list values, double factor) except? -1
 
 @cython.locals(
     mids=list, weighted=list, held=dict, total_ms=cython.longlong, at=cython.longlong,
-    time_ms=cython.longlong
+    time_ms=cython.longlong, then=Py_ssize_t, count=Py_ssize_t, index=Py_ssize_t, two_sided=bint,
+    bid=double, ask=double, quote=QuoteRecord
 )
 cpdef tuple top_of_book(
-    object carry, list quotes, long long start_ms, long long end_ms, long long at_ms
+    bytearray carry, bytearray quotes, long long start_ms, long long end_ms, long long at_ms
 )
+
+@cython.locals(quote=QuoteRecord, bid=double, ask=double, bid_sz=double, ask_sz=double)
+cdef tuple _instant(bytearray quotes, Py_ssize_t index)
+
+cdef double _micro(double bid, double bid_sz, double ask, double ask_sz) except? -1.0
 
 cdef double _middle(double bid, double ask) noexcept
 
@@ -201,10 +316,13 @@ cdef object _percentile_95(dict held, long long total_ms)
     time_ms=cython.longlong, bid=double, ask=double, known=bint, count=Py_ssize_t,
     index=Py_ssize_t
 )
-cpdef tuple depth_columns(object carry, list books, long long start_ms, long long end_ms)
+cpdef tuple depth_columns(bytearray carry, bytearray books, long long start_ms, long long end_ms)
 
-@cython.locals(levels=list, basis=list, has_index=bint)
-cpdef tuple contexts_of(list contexts)
+@cython.locals(
+    levels=list, basis=list, has_index=bint, index=Py_ssize_t, newest_sample=Py_ssize_t,
+    context=ContextRecord, mark=double, oracle=double, base=double, rate=double, sample=bytearray
+)
+cpdef tuple contexts_of(bytearray contexts)
 
 cdef double _premium_bp(double mark, double oracle) except? -1.0
 

@@ -12,18 +12,21 @@ from __future__ import annotations
 from bisect import bisect_left  # plain form only
 from collections.abc import Callable, Sequence
 from math import frexp, fsum, ldexp, sqrt  # plain form only
-from operator import attrgetter
+from struct import Struct  # plain form only
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import msgspec  # plain form only
+
 from operators import native  # plain form only
+from operators.layout import CONTEXT, QUOTE, TRADE  # plain form only
+from operators.records import Context, Quote, Trade  # plain form only
 
 if TYPE_CHECKING:
+    from operators.assemble import AssemblyState, Instants, Minute
     from operators.baselines import Baseline, Decay, Feature, Robust
     from operators.formulas.sketch import Sketch
     from operators.normalize import Entry
-    from operators.records import Book, Context, Quote, Trade
 
-    Dated = TypeVar("Dated", Trade, Quote, Book)
     Kept = TypeVar("Kept")
 
 # --- elementary functions (numerics 6) -----------------------------------------------------------
@@ -173,37 +176,271 @@ def median(values: Sequence[float]) -> float:
     return 0.5 * (ordered[half - 1] + ordered[half])
 
 
-# --- messages in time order ----------------------------------------------------------------------
+# --- ticks as they lie in memory (operators/layout.py) -------------------------------------------
 
-_time_of = attrgetter("time_ms")
+TRADE_BYTES = 48
+QUOTE_BYTES = 48
+BOOK_BYTES = 176
+CONTEXT_BYTES = 40
 
 
-def in_time_order(records: list[Dated]) -> list[Dated]:
-    """Return records by venue time, those of one time as they came; the list itself if it is so."""
+_TIME = Struct("<qq")  # plain form only
+_TWO = Struct("<dd")  # plain form only
+_SIDE = Struct("<10d")  # plain form only
+
+
+def trade_at(data: bytearray, index: int) -> Trade:  # plain form only
+    return Trade(*TRADE.unpack_from(data, index * TRADE_BYTES))  # plain form only
+
+
+def quote_at(data: bytearray, index: int, size: int) -> Any:  # plain form only
+    numbers = QUOTE.unpack_from(data, index * size)  # plain form only
+    if size == BOOK_BYTES:  # plain form only
+        numbers = (*numbers[:4], *_TWO.unpack_from(data, index * size + 96))  # plain form only
+    return Quote(*numbers)  # plain form only
+
+
+def context_at(data: bytearray, index: int) -> Any:  # plain form only
+    return Context(*CONTEXT.unpack_from(data, index * CONTEXT_BYTES))  # plain form only
+
+
+def time_at(data: bytearray, index: int, size: int) -> int:  # plain form only
+    found: int = _TIME.unpack_from(data, index * size)[1]  # plain form only
+    return found  # plain form only
+
+
+def append_quote(data: bytearray, quote: Any) -> None:  # plain form only
+    data += QUOTE.pack(*msgspec.structs.astuple(quote))  # plain form only
+
+
+def in_time_order(data: bytearray, size: int) -> bytearray:
+    """Return dated records by venue time, those of one time as they came; the same if it is so."""
     before = 0
-    for record in records:
-        now = record.time_ms
+    count = len(data) // size
+    for index in range(count):
+        now = time_at(data, index, size)
         if now < before:
-            return sorted(records, key=_time_of)
+            order = sorted([(time_at(data, k, size), k) for k in range(count)])
+            return bytearray(b"").join([data[k * size : (k + 1) * size] for _, k in order])
         before = now
-    return records
+    return data
 
 
-def newest(records: list[Dated]) -> Dated | None:
-    """Return the record with the latest venue time, of equal times the last; NULL without any."""
-    found = None
+def newest(data: bytearray, size: int) -> bytearray:
+    """Return the dated record with the latest venue time, of equal times the last; empty without
+    any."""
+    found = -1
     latest = 0
-    for record in records:
-        now = record.time_ms
-        if found is None or now >= latest:
-            found = record
+    for index in range(len(data) // size):
+        now = time_at(data, index, size)
+        if found < 0 or now >= latest:
+            found = index
             latest = now
-    return found
+    return data[found * size : (found + 1) * size] if found >= 0 else bytearray()
 
 
-def keys_of(trades: Sequence[Trade]) -> list[tuple[int, int]]:
+def keys_of(trades: bytearray) -> list[tuple[int, int]]:
     """Return what tells prints apart: (venue time, trade id)."""
-    return [(trade.time_ms, trade.tid) for trade in trades]
+    keys = []
+    for index in range(len(trades) // TRADE_BYTES):
+        trade = trade_at(trades, index)
+        keys.append((trade.time_ms, trade.tid))
+    return keys
+
+
+def tops_of(books: bytearray) -> bytearray:
+    """Return the best levels of snapshots as quotes."""
+    quotes = bytearray()
+    for index in range(len(books) // BOOK_BYTES):
+        append_quote(quotes, quote_at(books, index, BOOK_BYTES))
+    return quotes
+
+
+# --- messages to their minutes (build plan 2.2; design D3) ---------------------------------------
+
+MINUTE_MS = 60_000
+NS_OF_MS = 1_000_000
+DUPLICATE = "duplicate"
+LATE = "late"
+HISTORY = "history"
+FUTURE = "future"
+CROSSED = "crossed"
+OVERFLOW = "overflow"
+# The 30-trade replay after a resubscribe must be told from late trades: keys of closed minutes.
+CLOSED_KEYS_MAX = 128
+# Buffered messages of one asset and minute; the busiest real minute has about 5,000 prints.
+MINUTE_MESSAGES_MAX = 200_000
+
+
+def take_trades(
+    state: AssemblyState, trades: bytearray, future_ms: int, make: Callable[[], Minute]
+) -> None:
+    """Add prints to their open minutes, each once; count what cannot be.
+
+    make : of an empty minute. future_ms : how far ahead of its arrival a print may be dated. One of
+    a closed minute is late, or known, or replayed after a subscription (design D3).
+    """
+    final_ms = state.final_ms
+    open_label = first = room = 0
+    minute = None
+    keys: set[tuple[int, int]] = set()
+    count = len(trades) // TRADE_BYTES
+    for index in range(count):
+        trade = trade_at(trades, index)
+        time_ms = trade.time_ms
+        label = (time_ms // MINUTE_MS + 1) * MINUTE_MS
+        key = (time_ms, trade.tid)
+        reason = None
+        if label <= final_ms:
+            reason = LATE if trade.arrival_ns // NS_OF_MS - label <= MINUTE_MS else HISTORY
+            if key in state.closed_keys:
+                reason = DUPLICATE
+            remember_closed(state, [key])
+        elif time_ms > trade.arrival_ns // NS_OF_MS + future_ms:
+            reason = FUTURE
+        elif label != open_label:
+            if minute is not None and index > first:
+                minute.trades += trades[first * TRADE_BYTES : index * TRADE_BYTES]
+                _mark_amended(state, open_label)
+            first = index
+            minute = _open_minute(state, label, make)
+            open_label = label
+            room = MINUTE_MESSAGES_MAX - _buffered(minute)
+            keys = minute.keys
+            if not keys and minute.trades:  # they are not stored
+                keys.update(keys_of(minute.trades))
+        if reason is None:
+            if room <= 0:
+                reason = OVERFLOW
+            elif key in keys:
+                reason = DUPLICATE
+            else:
+                keys.add(key)
+                room -= 1
+                continue
+        if minute is not None and index > first:
+            minute.trades += trades[first * TRADE_BYTES : index * TRADE_BYTES]
+            _mark_amended(state, open_label)
+        first = index + 1
+        drop(state, reason, 1)
+    if minute is not None and count > first:
+        minute.trades += trades[first * TRADE_BYTES :]
+        _mark_amended(state, open_label)
+
+
+def take_states(
+    state: AssemblyState,
+    data: bytearray,
+    size: int,
+    future_ms: int,
+    make: Callable[[], Minute],
+) -> None:
+    """Add quotes, or books, to their open minutes; count what cannot be.
+
+    size : of a record. One dated before the open minutes may still be the newest, and then changes
+    what the sealed minute began with.
+    """
+    final_ms = state.final_ms
+    open_label = first = room = 0
+    minute = None
+    count = len(data) // size
+    for index in range(count):
+        quote = quote_at(data, index, size)
+        time_ms = quote.time_ms
+        label = (time_ms // MINUTE_MS + 1) * MINUTE_MS
+        reason = None
+        if quote.bid_px > quote.ask_px:
+            reason = CROSSED
+        elif label <= final_ms:
+            reason = ""
+            _take_earlier(state, data[index * size : (index + 1) * size], size)
+        elif time_ms > quote.arrival_ns // NS_OF_MS + future_ms:
+            reason = FUTURE
+        elif label != open_label:
+            if minute is not None and index > first:
+                _append(minute, data[first * size : index * size], size)
+                _mark_amended(state, open_label)
+            first = index
+            minute = _open_minute(state, label, make)
+            open_label = label
+            room = MINUTE_MESSAGES_MAX - _buffered(minute)
+        if reason is None:
+            if room > 0:
+                room -= 1
+                continue
+            reason = OVERFLOW
+        if minute is not None and index > first:
+            _append(minute, data[first * size : index * size], size)
+            _mark_amended(state, open_label)
+        first = index + 1
+        if reason:
+            drop(state, reason, 1)
+    if minute is not None and count > first:
+        _append(minute, data[first * size :], size)
+        _mark_amended(state, open_label)
+
+
+def take_contexts(state: AssemblyState, contexts: bytearray, make: Callable[[], Minute]) -> None:
+    """Add contexts to the minutes of their arrival: they carry no venue time (design D1)."""
+    for index in range(len(contexts) // CONTEXT_BYTES):
+        context = context_at(contexts, index)
+        label = (context.arrival_ns // NS_OF_MS // MINUTE_MS + 1) * MINUTE_MS
+        minute = _open_minute(state, label, make)
+        if _buffered(minute) >= MINUTE_MESSAGES_MAX:
+            drop(state, OVERFLOW, 1)
+        else:
+            minute.contexts += contexts[index * CONTEXT_BYTES : (index + 1) * CONTEXT_BYTES]
+
+
+def drop(state: AssemblyState, reason: str, count: int) -> None:
+    """Count messages that are left out, by reason."""
+    state.dropped[reason] = state.dropped.get(reason, 0) + count
+
+
+def remember_closed(state: AssemblyState, keys: list[tuple[int, int]]) -> None:
+    """Note prints of closed minutes, the newest last."""
+    state.closed_keys = (state.closed_keys + keys)[-CLOSED_KEYS_MAX:]
+
+
+def _open_minute(state: AssemblyState, label: int, make: Callable[[], Minute]) -> Minute:
+    minute = state.minutes.get(label)
+    if minute is None:
+        minute = state.minutes[label] = make()
+    return minute
+
+
+def _buffered(minute: Minute) -> int:
+    return (
+        len(minute.trades) // TRADE_BYTES
+        + len(minute.quotes) // QUOTE_BYTES
+        + len(minute.books) // BOOK_BYTES
+        + len(minute.contexts) // CONTEXT_BYTES
+    )
+
+
+def _append(minute: Minute, records: bytearray, size: int) -> None:
+    if size == BOOK_BYTES:
+        minute.books += records
+    else:
+        minute.quotes += records
+
+
+def _mark_amended(state: AssemblyState, label: int) -> None:
+    sealed = state.sealed
+    if sealed is not None and sealed.minute_ms == label:
+        sealed.amended = True
+
+
+def _take_earlier(state: AssemblyState, record: bytearray, size: int) -> None:
+    known = state.book if size == BOOK_BYTES else state.quote
+    if known and time_at(record, 0, size) < time_at(known, 0, size):
+        return
+    if size == BOOK_BYTES:
+        state.book = record
+    else:
+        state.quote = record
+    if state.sealed is not None:
+        state.sealed.amended = True  # the sealed minute began with another state
 
 
 # --- prices and flow (build plan 5.1, 5.2) -------------------------------------------------------
@@ -255,20 +492,20 @@ def realized_volatility(mids: Sequence[float]) -> float | None:
     return sqrt(total)
 
 
-def notional(trades: Sequence[Trade]) -> tuple[list[float], float, float, float]:
+def notional(trades: bytearray) -> tuple[list[float], float, float, float]:
     """Return (prices, taker buys, taker sells, total): the latter in quote currency, each sum
     correctly rounded."""
     prices = []
     buys = []
     sells = []
-    for trade in trades:
+    for index in range(len(trades) // TRADE_BYTES):
+        trade = trade_at(trades, index)
         px = trade.px
-        sz = trade.sz
         prices.append(px)
         if trade.is_buy:
-            buys.append(px * sz)
+            buys.append(px * trade.sz)
         else:
-            sells.append(px * sz)
+            sells.append(px * trade.sz)
     return prices, fsum(buys), fsum(sells), fsum(buys + sells)
 
 
@@ -323,51 +560,82 @@ def within_factor(values: list[float], factor: float) -> bool:
 
 
 def top_of_book(
-    carry: Quote | None, quotes: Sequence[Quote], start_ms: int, end_ms: int, at_ms: int
-) -> tuple[list[float], Quote | None, Quote | None, float | None, float | None]:
+    carry: bytearray, quotes: bytearray, start_ms: int, end_ms: int, at_ms: int
+) -> tuple[list[float], Instants, float | None, float | None]:
     """Walk the quotes in force over [start_ms, end_ms): each holds until the next one.
 
-    carry : what held before. quotes : time-sorted. at_ms : an instant not before start_ms.
-    Returns (mids, now, then, mean, p95): the mid of each quote in force, carry first, a one-sided
-    one has none; the quote in force at the end, and the last one at or before at_ms; the
-    time-weighted mean and 95th percentile of ask - bid in quote currency, NULL when the book was
-    never two-sided. The percentile is the smallest spread that held, with all smaller ones, for at
-    least 95 % of the two-sided time. Of quotes of one instant all have a mid, the last one holds.
+    carry : the quote that held before, empty for none. quotes : time-sorted. at_ms : an instant not
+    before start_ms.
+    Returns (mids, instants, mean, p95): the mid of each quote in force, carry first, a one-sided
+    one has none; (mid, microprice) of the quote in force at the end, and of the last one at or
+    before at_ms; the time-weighted mean and 95th percentile of ask - bid in quote currency, NULL
+    when the book was never two-sided. The percentile is the smallest spread that held, with all
+    smaller ones, for at least 95 % of the two-sided time. Of quotes of one instant all have a mid,
+    the last one holds.
     """
     mids = []
     weighted: list[float] = []
     held: dict[float, int] = {}
     total_ms = 0
-    now = then = carry
+    then = -1
     at = start_ms
-    bid: float | None = None
-    ask: float | None = None
-    if now is not None:
-        bid = now.bid_px
-        ask = now.ask_px
-    for quote in quotes:
+    two_sided = False
+    bid = 0.0
+    ask = 0.0
+    if carry:
+        quote = quote_at(carry, 0, QUOTE_BYTES)
+        bid = quote.bid_px
+        ask = quote.ask_px
+        two_sided = bid == bid and ask == ask
+    count = len(quotes) // QUOTE_BYTES
+    for index in range(count):
+        quote = quote_at(quotes, index, QUOTE_BYTES)
         time_ms = quote.time_ms
-        if bid is not None and ask is not None:
+        if two_sided:
             mids.append(_middle(bid, ask))
             if time_ms > at:
                 total_ms += _hold(held, weighted, bid, ask, time_ms - at)
-        now = quote
         at = time_ms
         if at <= at_ms:
-            then = quote
+            then = index
         bid = quote.bid_px
         ask = quote.ask_px
-    if bid is not None and ask is not None:
+        two_sided = bid == bid and ask == ask
+    if two_sided:
         mids.append(_middle(bid, ask))
         if end_ms > at:
             total_ms += _hold(held, weighted, bid, ask, end_ms - at)
+    now_mid, now_micro = _instant(quotes, count - 1) if count else _instant(carry, 0)
+    then_mid, then_micro = _instant(quotes, then) if then >= 0 else _instant(carry, 0)
+    instants = (now_mid, now_micro, then_mid, then_micro)
     if total_ms == 0:
-        return mids, now, then, None, None
-    return mids, now, then, fsum(weighted) / total_ms, _percentile_95(held, total_ms)
+        return mids, instants, None, None
+    return mids, instants, fsum(weighted) / total_ms, _percentile_95(held, total_ms)
 
 
 def _middle(bid: float, ask: float) -> float:
     return (bid + ask) / 2.0
+
+
+def _instant(quotes: bytearray, index: int) -> tuple[float | None, float | None]:
+    """Return mid and microprice, the mid weighted by the opposite sizes; NULL unless both sides are
+    there.  Build plan 5.5 (microprice_drift_s_30)."""
+    if not quotes:
+        return None, None
+    quote = quote_at(quotes, index, QUOTE_BYTES)
+    bid = quote.bid_px
+    ask = quote.ask_px
+    if bid != bid or ask != ask:
+        return None, None
+    bid_sz = quote.bid_sz
+    ask_sz = quote.ask_sz
+    if not bid_sz + ask_sz > 0.0:  # also for NaN
+        return _middle(bid, ask), None
+    return _middle(bid, ask), _micro(bid, bid_sz, ask, ask_sz)
+
+
+def _micro(bid: float, bid_sz: float, ask: float, ask_sz: float) -> float:
+    return (ask * bid_sz + bid * ask_sz) / (bid_sz + ask_sz)
 
 
 def _hold(held: dict[float, int], weighted: list[float], bid: float, ask: float, ms: int) -> int:
@@ -388,47 +656,20 @@ def _percentile_95(held: dict[float, int], total_ms: int) -> float:
     raise AssertionError("the spreads of a minute cover all of its two-sided time")
 
 
-def mid(quote: Quote | None) -> float | None:
-    """Return the mid price; NULL unless both sides are there."""
-    if quote is None:
-        return None
-    bid = quote.bid_px
-    ask = quote.ask_px
-    return None if bid is None or ask is None else _middle(bid, ask)
-
-
-def microprice(quote: Quote | None) -> float | None:
-    """Return the mid weighted by the opposite sizes; NULL unless both sides and sizes are there.
-
-    Build plan 5.5 (microprice_drift_s_30).
-    """
-    if quote is None or quote.bid_px is None or quote.ask_px is None:
-        return None
-    if quote.bid_sz is None or quote.ask_sz is None:
-        return None
-    bid = quote.bid_px
-    ask = quote.ask_px
-    bid_sz = quote.bid_sz
-    ask_sz = quote.ask_sz
-    if bid_sz + ask_sz <= 0.0:
-        return None
-    return (ask * bid_sz + bid * ask_sz) / (bid_sz + ask_sz)
-
-
 # --- depth (build plan 5.5) ----------------------------------------------------------------------
 
 DEPTH_LEVELS = 5
 
 
 def depth_columns(
-    carry: Book | None, books: Sequence[Book], start_ms: int, end_ms: int
+    carry: bytearray, books: bytearray, start_ms: int, end_ms: int
 ) -> tuple[float | None, float | None]:
     """Return (time-weighted mean of bid / (bid + ask), median of bid + ask) of the snapshots.
 
     bid, ask : depth of the best five levels in quote currency. carry : the snapshot in force
-    before start_ms, for the mean alone. books : time-sorted, from start_ms on; of one time the last
-    counts, as when a snapshot is sent again. One without both sides ends the one before it and
-    counts for nothing. NULL when nothing counts.
+    before start_ms, empty for none, for the mean alone. books : time-sorted, from start_ms on; of
+    one time the last counts, as when a snapshot is sent again. One without both sides ends the one
+    before it and counts for nothing. NULL when nothing counts.
     """
     depths = []
     parts = []
@@ -436,27 +677,23 @@ def depth_columns(
     at = start_ms
     bid = 0.0
     ask = 0.0
-    known = False
-    if carry is not None and carry.bids and carry.asks:
-        bid = _depth(carry.bids)
-        ask = _depth(carry.asks)
-        known = True
-    count = len(books)
+    if carry:
+        bid = _depth(carry, 0, 0)
+        ask = _depth(carry, 0, 1)
+    known = bid > 0.0 and ask > 0.0
+    count = len(books) // BOOK_BYTES
     for index in range(count):
-        book = books[index]
-        time_ms = book.time_ms
-        if index + 1 < count and books[index + 1].time_ms == time_ms:
+        time_ms = time_at(books, index, BOOK_BYTES)
+        if index + 1 < count and time_at(books, index + 1, BOOK_BYTES) == time_ms:
             continue
         if known and time_ms > at:
             parts.append(bid / (bid + ask) * (time_ms - at))
             total_ms += time_ms - at
         at = time_ms
-        bids = book.bids
-        asks = book.asks
-        known = bool(bids) and bool(asks)
+        bid = _depth(books, index, 0)
+        ask = _depth(books, index, 1)
+        known = bid > 0.0 and ask > 0.0
         if known:
-            bid = _depth(bids)
-            ask = _depth(asks)
             depths.append(bid + ask)
     if known and end_ms > at:
         parts.append(bid / (bid + ask) * (end_ms - at))
@@ -465,38 +702,50 @@ def depth_columns(
     return mean, median(depths) if depths else None
 
 
-def _depth(levels: Sequence[tuple[float, float]]) -> float:  # plain form only
-    return fsum([px * sz for px, sz in levels[:DEPTH_LEVELS]])  # plain form only
+def _depth(books: bytearray, index: int, side: int) -> float:  # plain form only
+    start = index * BOOK_BYTES + 16 + side * 80  # plain form only
+    flat = _SIDE.unpack_from(books, start)  # plain form only
+    pairs = zip(flat[::2], flat[1::2], strict=True)  # plain form only
+    return fsum([px * sz for px, sz in pairs if px == px])  # plain form only
 
 
 # --- positioning (build plan 5.3, 5.4) -----------------------------------------------------------
 
 
 def contexts_of(
-    contexts: Sequence[Context],
-) -> tuple[list[float], Context | None, float | None, bool]:
-    """Return (levels, newest sample, mean basis, any index) of a minute's contexts, as they came.
+    contexts: bytearray,
+) -> tuple[list[float], bytearray, float | None, float | None, bool]:
+    """Return (levels, newest sample, newest funding rate, mean basis, any index) of a minute's
+    contexts, as they came.
 
     levels : open interest in quote currency of each sample, rounded; a sample has open interest and
-    a mark. The basis is the mean premium of the mark over the index in basis points, NULL when no
-    context has both; an index at or below zero is none.
+    a mark; the newest is empty without any. The basis is the mean premium of the mark over the
+    index in basis points, NULL when no context has both; an index at or below zero is none.
     """
     levels = []
     basis = []
-    sample = None
+    newest_sample = -1
+    funding = None
     has_index = False
-    for context in contexts:
+    for index in range(len(contexts) // CONTEXT_BYTES):
+        context = context_at(contexts, index)
         mark = context.mark_px
         oracle = context.oracle_px
         base = context.open_interest_base
-        if mark is not None and base is not None:
+        rate = context.funding_rate
+        if mark == mark and base == base:
             levels.append(round12(base * mark))
-            sample = context
-        if oracle is not None and oracle > 0.0:
+            newest_sample = index
+        if oracle > 0.0:
             has_index = True
-            if mark is not None:
+            if mark == mark:
                 basis.append(_premium_bp(mark, oracle))
-    return levels, sample, fsum(basis) / len(basis) if basis else None, has_index
+        if rate == rate:
+            funding = rate
+    sample = bytearray()
+    if newest_sample >= 0:
+        sample = contexts[newest_sample * CONTEXT_BYTES : (newest_sample + 1) * CONTEXT_BYTES]
+    return levels, sample, funding, fsum(basis) / len(basis) if basis else None, has_index
 
 
 def _premium_bp(mark: float, oracle: float) -> float:
@@ -559,7 +808,6 @@ def push(
             del column[0]
 
 
-MINUTE_MS = 60_000
 HOUR_MS = 3_600_000
 DAY_MS = 86_400_000
 RETURNS = (("ret_m_1", 1), ("ret_m_5", 5), ("ret_m_15", 15))

@@ -82,12 +82,13 @@ class Asset(msgspec.Struct, frozen=True):
 
 
 class Ticks(msgspec.Struct):
-    """What arrived for one asset in one micro-batch, each list in arrival order."""
+    """What arrived for one asset in one micro-batch: records in arrival order, as they lie in
+    memory (operators/layout.py); rejects : messages that were none, by reason."""
 
-    trades: list[Trade] = []
-    quotes: list[Quote] = []
-    books: list[Book] = []
-    contexts: list[Context] = []
+    trades: bytearray = msgspec.field(default_factory=bytearray)
+    quotes: bytearray = msgspec.field(default_factory=bytearray)
+    books: bytearray = msgspec.field(default_factory=bytearray)
+    contexts: bytearray = msgspec.field(default_factory=bytearray)
     rejects: dict[str, int] = {}
 
 
