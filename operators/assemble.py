@@ -56,6 +56,10 @@ OI_COLUMNS = ("oi_open", "oi_close", "oi_min", "oi_max", "oi_close_base", "mark_
 STATE_VERSION = 3
 
 
+class StateError(Exception):
+    """A stored state cannot be read; the message says what to do."""
+
+
 class Minute(msgspec.Struct):
     """What arrived for a minute that is not final yet: records in arrival order.
 
@@ -358,8 +362,14 @@ class AssemblyCodec:
         return self._zstd.pack(msgspec.msgpack.encode(stored))
 
     def decode(self, data: bytes) -> AssemblyState:
-        """Return the state that `encode` wrote."""
-        return self._decode(self._zstd.unpack(data))
+        """Return the state that `encode` wrote; StateError if another release wrote it."""
+        try:
+            return self._decode(self._zstd.unpack(data))
+        except msgspec.ValidationError as error:
+            raise StateError(
+                f"the recovery store holds open minutes that this release cannot read ({error}): "
+                f"expected version {STATE_VERSION}; begin with an empty store, or replay the log"
+            ) from error
 
 
 # --- columns -------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from operators import wire
+from operators import native, wire
 from operators.lattice import MINUTE_MS, minute_of
 from operators.layout import pack_book, pack_context, pack_quote, pack_trade
 from operators.records import Asset, Boundary, Feed, Phase, Ticks
@@ -36,6 +36,7 @@ IMPLICIT_UID_BASE = 2_000_000_000
 IMPLICIT_ASSETS_MAX = 10_000
 # The clock's skew is judged by the third-smallest delay, so that two damaged times mean nothing.
 DELAYS_KEPT = 3
+FAST_CHANNELS = ("bbo", "trades", "l2Book", "activeAssetCtx")
 _PACK: dict[str, Callable[[Any], bytes]] = {
     "trades": pack_trade,
     "quotes": pack_quote,
@@ -99,6 +100,10 @@ class FeedReader:
         self._pending: dict[int, Ticks] = {}
         self._told_holes: list[Hole] = []
         self._closing_ns = 0  # no minute closes before the clock reaches this
+        frames = native.compiled("frames")
+        self._fast = None
+        if frames is not None:
+            self._fast = frames.Lines(arrival_jump_gap_ms * 1_000_000, Ticks, DELAYS_KEPT)
         self._routes: dict[type, Callable[[Any, int], None]] = {
             wire.WireBbo: self._on_quote,
             wire.WireTrades: self._on_trades,
@@ -115,8 +120,14 @@ class FeedReader:
     def read(self, lines: Iterable[bytes]) -> list[Item]:
         """Return the items of some more lines: ticks by asset, and the boundaries between them."""
         items: list[Item] = []
-        for line in lines:
-            self._line(line, items)
+        left = list(lines)
+        at = 0
+        while at < len(left):
+            if self._fast is not None:
+                at = self._fast.read(left, at, self.state, self._pending, self._closing_ns)
+            if at < len(left):
+                self._line(left[at], items)
+                at += 1
         self._flush(items)
         return items
 
@@ -293,6 +304,14 @@ class FeedReader:
         known = [*self.state.roster, *(a for _, r in self.state.rosters_ahead for a in r)]
         self._uid_of = {asset.symbol: asset.asset_uid for asset in known}
         self._uids = frozenset(self._uid_of.values())
+        if self._fast is not None:
+            self._fast.route(*(self._ids_on(channel) for channel in FAST_CHANNELS))
+
+    def _ids_on(self, channel: str) -> dict[str, int]:
+        """Return the ids of coins whose frames of a channel need no word about their roster."""
+        if self.state.has_roster:
+            return self._uid_of
+        return {a.symbol: a.asset_uid for a in self.state.roster if channel in a.channels}
 
     def _on_roster(self, message: wire.Roster, now_ns: int) -> None:
         state, roster = self.state, message.data
@@ -328,6 +347,7 @@ class FeedReader:
         elif channel not in (asset := roster[uid - IMPLICIT_UID_BASE]).channels:
             seen = tuple(sorted((*asset.channels, channel)))
             roster[uid - IMPLICIT_UID_BASE] = Asset(uid, coin, seen)
+            self._index_roster()
         return uid
 
     # --- frames ------------------------------------------------------------------------------

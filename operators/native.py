@@ -19,6 +19,7 @@ PACKAGE = "operators"
 # What is compiled, each a module of its own. The first file of each is the text.
 UNITS: dict[str, tuple[str, ...]] = {
     "kernel": ("kernel.py", "kernel.pxd"),
+    "frames": ("frames.pyx",),  # without it operators/wire.py reads all frames
 }
 STEM = "_compiled_"
 PLAIN_ONLY = "# plain form only"  # ends a line that is not compiled
