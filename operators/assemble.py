@@ -339,7 +339,7 @@ def _carry_over(state: AssemblyState, label: int) -> None:
         return
     state.quote = kernel.newest(state.quote + minute.quotes, QUOTE_BYTES)
     state.book = kernel.newest(state.book + minute.books, BOOK_BYTES)
-    _, sample, funding, *_ = kernel.contexts_of(minute.contexts)
+    sample, funding = kernel.newest_context(minute.contexts)
     state.sample = sample or state.sample
     state.funding_rate = state.funding_rate if funding is None else funding
     kernel.remember_closed(state, kernel.keys_of(minute.trades[-CLOSED_KEYS_MAX * TRADE_BYTES :]))

@@ -119,15 +119,20 @@ class FeedReader:
 
     def read(self, lines: Iterable[bytes]) -> list[Item]:
         """Return the items of some more lines: ticks by asset, and the boundaries between them."""
+        whole = [line.replace(b"\n", b" ") for line in lines]
+        return self.read_block(b"".join([line + b"\n" for line in whole]))
+
+    def read_block(self, block: bytes) -> list[Item]:
+        """Return the items of some more lines, each with its newline."""
         items: list[Item] = []
-        left = list(lines)
-        at = 0
-        while at < len(left):
+        at, end = 0, len(block)
+        while at < end:
             if self._fast is not None:
-                at = self._fast.read(left, at, self.state, self._pending, self._closing_ns)
-            if at < len(left):
-                self._line(left[at], items)
-                at += 1
+                at = self._fast.read(block, at, self.state, self._pending, self._closing_ns)
+            if at < end:
+                newline = block.index(b"\n", at)
+                self._line(block[at:newline], items)
+                at = newline + 1
         self._flush(items)
         return items
 

@@ -11,7 +11,7 @@ whole numbers that are exact doubles: one division, rounded once, gives the doub
 (Clinger 1990), which is what the JSON decoder finds.
 """
 
-from libc.string cimport memcmp, memcpy, strlen
+from libc.string cimport memchr, memcmp, memcpy, strlen
 
 cdef extern from "Python.h":
     char *bytes_of "PyByteArray_AS_STRING"(object data)
@@ -437,20 +437,20 @@ cdef class Lines:
         found.batch = self.batch
         return found
 
-    def read(self, list lines, Py_ssize_t start, state, dict pending, long long closing_ns):
-        """Add what lines say to `pending` from index `start` on; return the index of the first line
-        that is not for here.
+    def read(self, bytes block, Py_ssize_t start, state, dict pending, long long closing_ns):
+        """Add what lines say to `pending` from offset `start` on; return the offset of the first
+        line that is not for here, or the end.
 
-        state : a FeedState, whose clock, newest frames and delays are moved on. closing_ns : the
+        block : lines, each with its newline. state : a FeedState, whose clock, newest frames and delays are moved on. closing_ns : the
         clock's next closing, not reached here.
         """
         cdef unsigned long long text_ns
-        cdef bytes line
         cdef long long clock_ns = state.clock_ns, stamp = 0, now_ms = 0, time_ms
         cdef long long newest_ms = -1, before_ms = -1, label = 0, worst = 0
         cdef bint has_before = state.frame_before_ms is not None
-        cdef Py_ssize_t index = start, count = len(lines), size = 0, n, k
-        cdef Text p, end, begin, coin = NULL
+        cdef Py_ssize_t size = 0, n, k
+        cdef Text text = text_of(block), begin = text + start, stop = text + length_of(block)
+        cdef Text p, end, coin = NULL
         cdef QuoteRecord quote
         cdef BookRecord book
         cdef ContextRecord context
@@ -466,10 +466,11 @@ cdef class Lines:
             newest_ms = state.last_frame_ms
         if has_before:
             before_ms = state.frame_before_ms
-        while index < count:
-            line = lines[index]
-            begin = p = text_of(line)
-            end = p + length_of(line)
+        while begin < stop:
+            end = <Text> memchr(begin, c'\n', stop - begin)
+            if end == NULL:
+                break
+            p = begin
             text_ns = 0
             while p < end and c'0' <= p[0] <= c'9' and p - begin < 19:
                 text_ns = text_ns * 10 + <unsigned char> (p[0] - c'0')
@@ -548,7 +549,7 @@ cdef class Lines:
                 put(target.contexts, &context, sizeof(ContextRecord))
             else:
                 break
-            index += 1
+            begin = end + 1
             clock_ns = stamp
             if newest_ms >= 0 and now_ms // MINUTE_MS > newest_ms // MINUTE_MS:
                 before_ms, has_before = newest_ms, True
@@ -565,9 +566,9 @@ cdef class Lines:
                 del smallest[self.kept :]
                 if len(smallest) >= self.kept:
                     worst = smallest[-1]
-        if index > start:
+        if begin > text + start:
             state.clock_ns = clock_ns
             state.doubted_ns = None
             state.last_frame_ms = newest_ms
             state.frame_before_ms = before_ms if has_before else None
-        return index
+        return begin - text

@@ -324,6 +324,9 @@ cpdef tuple depth_columns(bytearray carry, bytearray books, long long start_ms, 
 )
 cpdef tuple contexts_of(bytearray contexts)
 
+@cython.locals(index=Py_ssize_t, back=Py_ssize_t, context=ContextRecord, sample=bytearray)
+cpdef tuple newest_context(bytearray contexts)
+
 cdef double _premium_bp(double mark, double oracle) except? -1.0
 
 @cython.locals(at=Py_ssize_t)

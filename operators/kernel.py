@@ -748,6 +748,26 @@ def contexts_of(
     return levels, sample, funding, fsum(basis) / len(basis) if basis else None, has_index
 
 
+def newest_context(contexts: bytearray) -> tuple[bytearray, float | None]:
+    """Return (newest sample, newest funding rate) of a minute's contexts, as they came.
+
+    A sample has open interest and a mark; empty without any, the rate then is NULL.
+    """
+    sample = bytearray()
+    funding = None
+    for back in range(len(contexts) // CONTEXT_BYTES):
+        index = len(contexts) // CONTEXT_BYTES - 1 - back
+        context = context_at(contexts, index)
+        if not sample and context.mark_px == context.mark_px:
+            if context.open_interest_base == context.open_interest_base:
+                sample = contexts[index * CONTEXT_BYTES : (index + 1) * CONTEXT_BYTES]
+        if funding is None and context.funding_rate == context.funding_rate:
+            funding = context.funding_rate
+        if sample and funding is not None:
+            break
+    return sample, funding
+
+
 def _premium_bp(mark: float, oracle: float) -> float:
     return (mark - oracle) / oracle * 10_000.0
 

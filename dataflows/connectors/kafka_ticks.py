@@ -28,7 +28,7 @@ from dataflows.connectors.kafka_partition import (
     partitions_of,
     writing,
 )
-from dataflows.connectors.source import CHUNK_LINES, HoleLog, Item, feed_reader, read_lines
+from dataflows.connectors.source import CHUNK_LINES, HoleLog, Item, by_key, feed_reader, note_holes
 from dataflows.connectors.ticklog import Position, TickLogReader
 from dataflows.connectors.topic_source import SourceError
 from operators import wire
@@ -270,7 +270,8 @@ class KafkaTicksPartition(StatefulSourcePartition[Item, bytes]):
         if not lines and self._is_over():
             self._report()
             raise StopIteration
-        items = read_lines(self._feed, lines, self._source.holes)
+        items = by_key(self._feed.read(lines))
+        note_holes(self._feed, self._source.holes)
         if lines:
             self._report()
         return items

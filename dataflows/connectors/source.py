@@ -6,7 +6,7 @@ position together with what the reader knows, so a restart goes on with the next
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -95,13 +95,16 @@ def feed_reader(state: FeedState, features: FeaturePack) -> FeedReader:
     )
 
 
-def read_lines(feed: FeedReader, lines: list[bytes], holes: HoleLog | None) -> list[Item]:
-    """Return the items of some lines by key; note the holes of the recording that they show."""
-    items = [(key_of(uid), item) for uid, item in feed.read(lines)]
+def by_key(items: Iterable[tuple[int, Ticks | Boundary]]) -> list[Item]:
+    """Return what a reader made of some lines by the engine's key."""
+    return [(key_of(uid), item) for uid, item in items]
+
+
+def note_holes(feed: FeedReader, holes: HoleLog | None) -> None:
+    """Note the holes of the recording that the newest lines showed."""
     found = feed.take_holes()
     if found and holes is not None:
         holes.write(found)
-    return items
 
 
 class LogPartition(StatefulSourcePartition[Item, bytes]):
@@ -129,12 +132,13 @@ class LogPartition(StatefulSourcePartition[Item, bytes]):
         """Return the items of the next lines; ends with the log unless it is followed."""
         if self._source.recording is not None:
             self._source.recording.raise_if_dead()
-        lines = self._log.read(self._source.chunk_lines)
-        if not lines and not self._source.follow:
+        block = self._log.read_block(self._source.chunk_lines)
+        if not block and not self._source.follow:
             self._report()
             raise StopIteration
-        items = read_lines(self._feed, lines, self._source.holes)
-        if lines:
+        items = by_key(self._feed.read_block(block))
+        note_holes(self._feed, self._source.holes)
+        if block:
             self._report()
         return items
 

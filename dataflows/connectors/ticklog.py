@@ -26,6 +26,7 @@ SEGMENT_BYTES_MAX = 64 << 20
 LINE_BYTES_MAX = 8 << 20  # the largest real frame is 0.1 MB; a longer line is skipped and counted
 RELIST_POLLS = 100
 _READ_BYTES = 1 << 18
+_FEW_BYTES = 4096
 _ZSTD_LEVEL = 1
 _SEGMENT = re.compile(r"ticks-(\d{13})-(\d{6})\.log(?:\.zst)?$")
 
@@ -190,16 +191,23 @@ class TickLogReader:
 
     def read(self, lines_max: int) -> list[bytes]:
         """Return up to `lines_max` lines without newline; empty means nothing more for now."""
-        lines: list[bytes] = []
-        while len(lines) < lines_max:
+        return self.read_block(lines_max).split(b"\n")[:-1]
+
+    def read_block(self, lines_max: int) -> bytes:
+        """Return up to `lines_max` lines with their newlines; empty means nothing more for now."""
+        blocks: list[bytes] = []
+        left = lines_max
+        while left:
             if self._open is None and not self._next_segment():
                 break
             assert self._open is not None
-            more = self._take(self._open, lines_max - len(lines))
-            lines += more
-            if not more and not self._fill(self._open) and not self._finish_segment():
+            block = self._take(self._open, left)
+            if block:
+                blocks.append(block)
+                left -= block.count(b"\n")
+            elif not self._fill(self._open) and not self._finish_segment():
                 break
-        return lines
+        return b"".join(blocks)
 
     def close(self) -> None:
         """Release the file that is open."""
@@ -212,21 +220,26 @@ class TickLogReader:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _take(self, segment: _Open, lines_max: int) -> list[bytes]:
+    def _take(self, segment: _Open, lines_max: int) -> bytes:
         """Cut complete lines off the tail; drop what belongs to a line that is too long."""
         if segment.skipped and not self._leave_long_line(segment):
-            return []
-        parts = segment.tail.split(b"\n", lines_max)
-        rest = parts.pop()
-        segment.offset += len(segment.tail) - len(rest)
-        segment.tail = rest
-        if len(rest) > LINE_BYTES_MAX and b"\n" not in rest:
-            segment.skipped = len(rest)
+            return b""
+        tail = segment.tail
+        end = tail.rfind(b"\n") + 1
+        if tail.count(b"\n", 0, end) > lines_max:
+            end = _end_of_lines(tail, lines_max)
+        block, segment.tail = tail[:end], tail[end:]
+        segment.offset += end
+        if len(segment.tail) > LINE_BYTES_MAX and b"\n" not in segment.tail:
+            segment.skipped = len(segment.tail)
             segment.tail = b""
-        kept = [part for part in parts if len(part) <= LINE_BYTES_MAX]
-        for _ in range(len(parts) - len(kept)):
+        if len(block) <= LINE_BYTES_MAX:
+            return block
+        lines = [line + b"\n" for line in block.split(b"\n")[:-1]]
+        kept = [line for line in lines if len(line) <= LINE_BYTES_MAX + 1]
+        for _ in range(len(lines) - len(kept)):
             self._on_reject(FRAME_TOO_LARGE)
-        return kept if kept or not parts else self._take(segment, lines_max)
+        return b"".join(kept) if kept else self._take(segment, lines_max)
 
     def _leave_long_line(self, segment: _Open) -> bool:
         """Drop bytes up to the end of a line that is too long; the offset stays at its start."""
@@ -344,6 +357,21 @@ def open_stream(path: Path) -> ByteStream:
             path.open("rb"), read_across_frames=True, closefd=True
         )
     return path.open("rb")
+
+
+def _end_of_lines(data: bytes, lines: int) -> int:
+    """Return where that many lines end; there are more of them."""
+    start, end = 0, len(data)
+    while end - start > _FEW_BYTES:  # the bytes are counted twice at most, not cut into lines
+        middle = (start + end) // 2
+        before = data.count(b"\n", start, middle)
+        if before >= lines:
+            end = middle
+        else:
+            start, lines = middle, lines - before
+    for _ in range(lines):
+        start = data.index(b"\n", start) + 1
+    return start
 
 
 def _skip(segment: _Open, offset: int) -> None:
