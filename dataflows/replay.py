@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -133,6 +134,7 @@ def replay(
         lines = chunk or CHUNK_LINES
         log = LogSource(source, packs.features, lines, on_chunk=watch.log_chunk, holes=holes)
         flow = build(_paced(log, speed), packs, sinks, run)
+    gc.freeze()  # modules and packs are here to stay
     # Also with one worker: `run_main` prints the engine's own stack when a step fails.
     cluster_main(flow, [], 0, worker_count_per_proc=workers)  # type: ignore[no-untyped-call]
     return Summary(

@@ -324,7 +324,10 @@ cpdef tuple depth_columns(bytearray carry, bytearray books, long long start_ms, 
 )
 cpdef tuple contexts_of(bytearray contexts)
 
-@cython.locals(index=Py_ssize_t, back=Py_ssize_t, context=ContextRecord, sample=bytearray)
+@cython.locals(
+    index=Py_ssize_t, back=Py_ssize_t, context=ContextRecord, sample=bytearray, mark=double,
+    base=double, rate=double
+)
 cpdef tuple newest_context(bytearray contexts)
 
 cdef double _premium_bp(double mark, double oracle) except? -1.0

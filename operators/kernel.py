@@ -758,11 +758,13 @@ def newest_context(contexts: bytearray) -> tuple[bytearray, float | None]:
     for back in range(len(contexts) // CONTEXT_BYTES):
         index = len(contexts) // CONTEXT_BYTES - 1 - back
         context = context_at(contexts, index)
-        if not sample and context.mark_px == context.mark_px:
-            if context.open_interest_base == context.open_interest_base:
-                sample = contexts[index * CONTEXT_BYTES : (index + 1) * CONTEXT_BYTES]
-        if funding is None and context.funding_rate == context.funding_rate:
-            funding = context.funding_rate
+        mark = context.mark_px
+        base = context.open_interest_base
+        rate = context.funding_rate
+        if not sample and mark == mark and base == base:
+            sample = contexts[index * CONTEXT_BYTES : (index + 1) * CONTEXT_BYTES]
+        if funding is None and rate == rate:
+            funding = rate
         if sample and funding is not None:
             break
     return sample, funding

@@ -201,10 +201,10 @@ class TickLogReader:
             if self._open is None and not self._next_segment():
                 break
             assert self._open is not None
-            block = self._take(self._open, left)
+            block, count = self._take(self._open, left)
             if block:
                 blocks.append(block)
-                left -= block.count(b"\n")
+                left -= count
             elif not self._fill(self._open) and not self._finish_segment():
                 break
         return b"".join(blocks)
@@ -220,26 +220,30 @@ class TickLogReader:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _take(self, segment: _Open, lines_max: int) -> bytes:
-        """Cut complete lines off the tail; drop what belongs to a line that is too long."""
+    def _take(self, segment: _Open, lines_max: int) -> tuple[bytes, int]:
+        """Cut complete lines off the tail; drop what belongs to a line that is too long.
+
+        Return the lines and how many they are.
+        """
         if segment.skipped and not self._leave_long_line(segment):
-            return b""
+            return b"", 0
         tail = segment.tail
         end = tail.rfind(b"\n") + 1
-        if tail.count(b"\n", 0, end) > lines_max:
-            end = _end_of_lines(tail, lines_max)
+        count = tail.count(b"\n", 0, end)
+        if count > lines_max:
+            end, count = _end_of_lines(tail, lines_max), lines_max
         block, segment.tail = tail[:end], tail[end:]
         segment.offset += end
         if len(segment.tail) > LINE_BYTES_MAX and b"\n" not in segment.tail:
             segment.skipped = len(segment.tail)
             segment.tail = b""
         if len(block) <= LINE_BYTES_MAX:
-            return block
+            return block, count
         lines = [line + b"\n" for line in block.split(b"\n")[:-1]]
         kept = [line for line in lines if len(line) <= LINE_BYTES_MAX + 1]
         for _ in range(len(lines) - len(kept)):
             self._on_reject(FRAME_TOO_LARGE)
-        return b"".join(kept) if kept else self._take(segment, lines_max)
+        return (b"".join(kept), len(kept)) if kept else self._take(segment, lines_max)
 
     def _leave_long_line(self, segment: _Open) -> bool:
         """Drop bytes up to the end of a line that is too long; the offset stays at its start."""
