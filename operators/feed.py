@@ -27,6 +27,8 @@ UNKNOWN_COIN = "unknown_coin"
 BAD_ENTRY = "bad_entry"
 VENUE_ERROR = "venue_error"
 
+# Stamps are kept in 64 bits (operators/layout.py), which end in the year 2262.
+STAMP_NS_END = 1 << 63
 # A silent jump of the clock beyond this is believed only when the next line confirms it: one
 # damaged stamp must not open a thousand empty days.
 JUMP_DOUBTED_MS = 7 * 86_400_000
@@ -151,10 +153,11 @@ class FeedReader:
     def _line(self, line: bytes, items: list[Item]) -> None:
         state = self.state
         stamp, _, frame = line.partition(b" ")
-        if not (stamp.isdigit() and len(stamp) <= 19 and frame):
+        stamp_ns = int(stamp) if stamp.isdigit() and len(stamp) <= 19 and frame else STAMP_NS_END
+        if stamp_ns >= STAMP_NS_END:
             state.count(BAD_LINE)
             return
-        if not self._advance(int(stamp), items):
+        if not self._advance(stamp_ns, items):
             return
         try:
             message, bad_entries = wire.decode(frame)

@@ -310,6 +310,16 @@ def test_a_log_may_begin_with_a_damaged_stamp() -> None:
     assert r.state.counts[feed.CLOCK_JUMP] == 1
 
 
+@pytest.mark.parametrize(("stamp_ns", "believed"), [((1 << 63) - 1, True), (1 << 63, False)])
+def test_a_stamp_that_no_record_could_hold_is_no_stamp(stamp_ns: int, believed: bool) -> None:
+    """Records have 64 bits for it; a first stamp beyond them must not stop the reader."""
+    r = reader()
+    _, _, frame = trade(M).partition(b" ")
+    items = r.read([b"%d %s" % (stamp_ns, frame)])
+    assert [type(item) for _, item in items] == [Ticks] * believed
+    assert r.state.counts.get(feed.BAD_LINE, 0) == (not believed)
+
+
 def test_a_confirmed_jump_of_weeks_re_anchors_the_lattice() -> None:
     """A log that was resumed after a month goes on, and says how many minutes it skipped."""
     r = reader()
@@ -323,7 +333,17 @@ def test_a_confirmed_jump_of_weeks_re_anchors_the_lattice() -> None:
 
 @pytest.mark.parametrize(
     "junk",
-    [b"", b"garbage", b"12x {}", b"-5 {}", b" {}", b"1" * 30 + b" {}", b"\xff\xfe\x00", b"123"],
+    [
+        b"",
+        b"garbage",
+        b"12x {}",
+        b"-5 {}",
+        b" {}",
+        b"1" * 30 + b" {}",
+        b"9" * 19 + b" {}",
+        b"\xff\xfe\x00",
+        b"123",
+    ],
 )
 def test_lines_that_are_no_lines_are_counted(junk: bytes) -> None:
     """Nothing beside them is lost."""
