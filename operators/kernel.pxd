@@ -246,7 +246,10 @@ cpdef object take_states(
     object state, bytearray data, Py_ssize_t size, long long future_ms, object make
 )
 
-@cython.locals(index=Py_ssize_t, context=ContextRecord, label=cython.longlong)
+@cython.locals(
+    index=Py_ssize_t, count=Py_ssize_t, first=Py_ssize_t, room=Py_ssize_t, kept=Py_ssize_t,
+    context=ContextRecord, label=cython.longlong, open_label=cython.longlong
+)
 cpdef object take_contexts(object state, bytearray contexts, object make)
 
 cpdef object drop(object state, str reason, Py_ssize_t count)

@@ -382,14 +382,26 @@ def take_states(
 
 def take_contexts(state: AssemblyState, contexts: bytearray, make: Callable[[], Minute]) -> None:
     """Add contexts to the minutes of their arrival: they carry no venue time (design D1)."""
-    for index in range(len(contexts) // CONTEXT_BYTES):
-        context = context_at(contexts, index)
-        label = (context.arrival_ns // NS_OF_MS // MINUTE_MS + 1) * MINUTE_MS
-        minute = _open_minute(state, label, make)
-        if _buffered(minute) >= MINUTE_MESSAGES_MAX:
-            drop(state, OVERFLOW, 1)
-        else:
-            minute.contexts += contexts[index * CONTEXT_BYTES : (index + 1) * CONTEXT_BYTES]
+    open_label = first = room = 0
+    minute = None
+    count = len(contexts) // CONTEXT_BYTES
+    for index in range(count + 1):
+        label = 0
+        if index < count:
+            context = context_at(contexts, index)
+            label = (context.arrival_ns // NS_OF_MS // MINUTE_MS + 1) * MINUTE_MS
+        if label == open_label:
+            continue
+        if minute is not None:
+            kept = min(index - first, max(room, 0))
+            minute.contexts += contexts[first * CONTEXT_BYTES : (first + kept) * CONTEXT_BYTES]
+            if index - first > kept:
+                drop(state, OVERFLOW, index - first - kept)
+        if index < count:
+            minute = _open_minute(state, label, make)
+            open_label = label
+            first = index
+            room = MINUTE_MESSAGES_MAX - _buffered(minute)
 
 
 def drop(state: AssemblyState, reason: str, count: int) -> None:
