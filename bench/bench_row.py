@@ -21,9 +21,9 @@ from typing import Any
 
 from bench import forms
 from fixtures.market import FrameOptions, Scenario, default_assets, lines
-from operators.assemble import Assemble, AssemblyState
-from operators.engine import Compressed
+from operators.assemble import Assemble, AssemblyCodec
 from operators.feed import FeedReader, FeedState, Item
+from operators.kernel import BOOK_BYTES, CONTEXT_BYTES, QUOTE_BYTES, TRADE_BYTES
 from operators.lattice import DAY_MS, MINUTE_MS
 from operators.normalize import Normalize
 from operators.records import Bar, BarItem, Boundary, Columns, Phase, Ticks
@@ -124,7 +124,8 @@ def one_round(items: list[Item], season: bytes, packs: Packs) -> dict[str, float
         closed = assemble.step(assembly, item)
         spent["close" if isinstance(item, Boundary) else "take"] += time.process_time() - started
         if isinstance(item, Ticks):
-            ticks += len(item.trades) + len(item.quotes) + len(item.books) + len(item.contexts)
+            ticks += len(item.trades) // TRADE_BYTES + len(item.quotes) // QUOTE_BYTES
+            ticks += len(item.books) // BOOK_BYTES + len(item.contexts) // CONTEXT_BYTES
         for bar in closed:
             started = time.process_time()
             normalize.step(state, bar)
@@ -137,7 +138,7 @@ def one_round(items: list[Item], season: bytes, packs: Packs) -> dict[str, float
         "close": spent["close"] / rows * 1e6,
         "normalise": spent["normalise"] / rows * 1e6,
         "row": (spent["close"] + spent["normalise"]) / rows * 1e6,
-        "assembly_bytes": float(len(Compressed(AssemblyState).encode(assembly))),
+        "assembly_bytes": float(len(AssemblyCodec().encode(assembly))),
     }
 
 

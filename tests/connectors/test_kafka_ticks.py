@@ -30,6 +30,7 @@ from dataflows.connectors.kafka_ticks import (
 from dataflows.connectors.source import LogSource
 from dataflows.connectors.ticklog import TickLogWriter
 from dataflows.connectors.topic_source import SourceError
+from operators.layout import books_of, contexts_of, quotes_of, trades_of
 from operators.records import Boundary
 from packs.loader import load_packs
 
@@ -156,7 +157,8 @@ def by_asset(items: list[Any]) -> dict[str, list[Any]]:
         if isinstance(item, Boundary):
             kept.append(item)
         else:
-            kept += [*item.trades, *item.quotes, *item.books, *item.contexts, item.rejects or 0]
+            kept += [*trades_of(item.trades), *quotes_of(item.quotes), *books_of(item.books)]
+            kept += [*contexts_of(item.contexts), item.rejects or 0]
     return {key: [each for each in kept if each != 0] for key, kept in found.items()}
 
 

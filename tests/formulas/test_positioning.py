@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from fractions import Fraction
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from operators import kernel
 from operators.formulas.elementary import round12
-from operators.formulas.positioning import (
-    change,
-    newest_funding,
-    newest_sample,
-    rate_of_change,
-)
-from operators.kernel import contexts_of
+from operators.kernel import change, rate_of_change
+from operators.layout import pack_context, ticks_of
 from operators.records import Context
 
 ULP = Fraction(1, 2**52)  # one unit in the last place of 1.0
@@ -32,6 +29,13 @@ def context(
     return Context(0, oi, mark, oracle, funding)
 
 
+def contexts_of(
+    contexts: Sequence[Context],
+) -> tuple[list[float], bytearray, float | None, float | None, bool]:
+    """Return levels, newest sample and rate, basis, and whether there is an index."""
+    return kernel.contexts_of(ticks_of(contexts=contexts).contexts)
+
+
 # --- open interest -------------------------------------------------------------------------------
 
 
@@ -42,9 +46,8 @@ def context(
 def test_a_sample_has_coins_and_a_mark(oi: Number, mark: Number, sample: bool) -> None:
     """The index and the rate may be missing; zero coins are a number."""
     for one in (context(oi, mark), context(oi, mark, None, None)):
-        levels, newest, _, _ = contexts_of([one])
-        assert (len(levels), newest) == ((1, one) if sample else (0, None))
-        assert newest_sample([one], None) is newest
+        levels, newest, *_ = contexts_of([one])
+        assert (len(levels), newest) == ((1, pack_context(one)) if sample else (0, b""))
 
 
 @given(st.floats(0, 1e15), st.floats(1e-9, 1e12))
@@ -56,12 +59,14 @@ def test_oracle_open_interest_in_quote(oi: float, mark: float) -> None:
 
 
 def test_the_newest_sample_is_the_last_that_has_all() -> None:
-    """Of the minute, else the one from before."""
+    """A copy of its own, whole; nothing without any."""
     contexts = [context(oi=1.0), context(oi=2.0), context(oi=None), context(mark=None)]
-    assert newest_sample(contexts, None) is contexts[1]
-    assert contexts_of(contexts)[:2] == ([1.0, 2.0], contexts[1])
-    assert newest_sample(contexts[2:], contexts[0]) is contexts[0]
-    assert contexts_of(contexts[2:])[:2] == ([], None)
+    assert contexts_of(contexts)[:2] == ([1.0, 2.0], pack_context(contexts[1]))
+    assert contexts_of(contexts[2:])[:2] == ([], b"")
+    records = ticks_of(contexts=contexts).contexts
+    sample = kernel.contexts_of(records)[1]
+    records[:] = b""
+    assert sample == pack_context(contexts[1])
 
 
 # --- basis ---------------------------------------------------------------------------------------
@@ -69,7 +74,7 @@ def test_the_newest_sample_is_the_last_that_has_all() -> None:
 
 def basis_bp(contexts: list[Context]) -> float | None:
     """Return the mean basis of a minute's contexts."""
-    return contexts_of(contexts)[2]
+    return contexts_of(contexts)[3]
 
 
 pairs = st.tuples(st.none() | st.floats(50, 200), st.none() | st.floats(50, 200))
@@ -122,26 +127,36 @@ def test_no_basis_without_both_prices(contexts: list[Context]) -> None:
 def test_an_index_of_zero_is_no_index() -> None:
     """The feed lets none through; a formula never raises on data."""
     assert basis_bp([context(mark=100.0, oracle=0.0)]) is None
-    assert contexts_of([context(oracle=0.0), context(oracle=None)])[3] is False
-    assert contexts_of([context(oracle=0.0), context(mark=None, oracle=1.0)])[3] is True
+    assert contexts_of([context(oracle=0.0), context(oracle=None)])[4] is False
+    assert contexts_of([context(oracle=0.0), context(mark=None, oracle=1.0)])[4] is True
 
 
 # --- funding -------------------------------------------------------------------------------------
 
 
-@given(st.lists(st.none() | st.floats(-1, 1), max_size=9), st.none() | st.floats(-1, 1))
-def test_oracle_newest_funding(rates: list[Number], before: Number) -> None:
-    """The last that is there, else what was there before."""
-    expected = before
+def newest_funding(contexts: list[Context]) -> float | None:
+    """Return the newest rate of a minute's contexts."""
+    return contexts_of(contexts)[2]
+
+
+@given(st.lists(st.none() | st.floats(-1, 1), max_size=9))
+def test_oracle_newest_funding(rates: list[Number]) -> None:
+    """The last that is there, NULL if none is."""
+    expected = None
     for rate in rates:
         expected = expected if rate is None else rate
-    assert newest_funding([context(funding=rate) for rate in rates], before) == expected
+    assert newest_funding([context(funding=rate) for rate in rates]) == expected
+
+
+def test_a_rate_needs_nothing_else() -> None:
+    """Nor does what else there is need a rate."""
+    assert newest_funding([context(None, None, None, 1e-4)]) == 1e-4
 
 
 def test_a_rate_of_zero_is_a_rate() -> None:
     """It replaces the one before it."""
-    assert newest_funding([context(funding=0.0)], 1e-4) == 0.0
-    assert newest_funding([context(funding=2e-4), context(funding=0.0)], None) == 0.0
+    assert newest_funding([context(funding=0.0)]) == 0.0
+    assert newest_funding([context(funding=2e-4), context(funding=0.0)]) == 0.0
 
 
 # --- changes -------------------------------------------------------------------------------------

@@ -9,17 +9,21 @@ from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from operators import kernel
+from operators.assemble import AssemblyState, Instants, Minute
 from operators.formulas.crosssection import dispersion, lead_index
-from operators.formulas.liquidity import is_crossed, microprice, mid
 from operators.formulas.price import range_ratio, realized_volatility, simple_return
-from operators.kernel import DEPTH_LEVELS, depth_columns, notional, slope, top_of_book
+from operators.kernel import BOOK_BYTES, CROSSED, DEPTH_LEVELS, QUOTE_BYTES, slope, take_states
+from operators.layout import ticks_of
 from operators.records import Book, Quote, Trade
 
 ULP = Fraction(1, 2**52)  # one unit in the last place of 1.0
+LEAST = Fraction(1, 2**1022)  # below it doubles lie no closer
 
 prices = st.floats(1e-6, 1e6)
 
@@ -27,7 +31,7 @@ prices = st.floats(1e-6, 1e6)
 def close_to(found: float | None, exact: Fraction, *, ulps: int, scale: Fraction | int = 0) -> bool:
     """Return whether a result is within some ulps of the exact value (or of a larger scale)."""
     assert found is not None
-    reach = max(abs(exact), Fraction(scale))
+    reach = max(abs(exact), Fraction(scale), LEAST)
     return abs(Fraction(found) - exact) <= ulps * ULP * reach
 
 
@@ -107,6 +111,11 @@ def test_a_flat_minute_has_no_range() -> None:
 
 
 # --- flow ----------------------------------------------------------------------------------------
+
+
+def notional(prints: Sequence[Trade]) -> tuple[list[float], float, float, float]:
+    """Return prices and sums of some prints."""
+    return kernel.notional(ticks_of(trades=prints).trades)
 
 
 def trade(px: float, sz: float, *, buy: bool) -> Trade:
@@ -210,6 +219,19 @@ def quote(at_ms: int, bid: Side = 99.0, ask: Side = 101.0) -> Quote:
     return Quote(0, at_ms, bid, None if bid is None else 1.0, ask, None if ask is None else 1.0)
 
 
+def held(carry: Quote | None) -> bytearray:
+    """Return what carries into a minute as it lies in memory."""
+    return ticks_of(quotes=[] if carry is None else [carry]).quotes
+
+
+def top_of_book(
+    carry: Quote | None, quotes: Sequence[Quote], start: int, end: int, at_ms: int
+) -> tuple[list[float], Instants, float | None, float | None]:
+    """Return what a walk over some tops finds."""
+    tops = ticks_of(quotes=quotes).quotes
+    return kernel.top_of_book(held(carry), tops, start, end, at_ms)
+
+
 def in_force(carry: Quote | None, quotes: Sequence[Quote], at_ms: int) -> Quote | None:
     """Return the last quote at or before an instant, by looking at all of them."""
     known = [q for q in quotes if q.time_ms <= at_ms]
@@ -221,6 +243,14 @@ def naive_mid(top: Quote | None) -> float | None:
     if top is None or top.bid_px is None or top.ask_px is None:
         return None
     return (top.bid_px + top.ask_px) / 2
+
+
+def naive_microprice(top: Quote | None) -> float | None:
+    """Return the middle of a two-sided top, each side weighted by the size of the other."""
+    if top is None or top.bid_px is None or top.ask_px is None:
+        return None
+    bid, bid_sz, ask, ask_sz = (Fraction(x or 0) for x in msgspec.structs.astuple(top)[2:])
+    return float((ask * bid_sz + bid * ask_sz) / (bid_sz + ask_sz))
 
 
 sides = st.none() | st.integers(0, 40)
@@ -242,7 +272,7 @@ def spreads(
     carry: Quote | None, quotes: list[Quote], start: int = START, end: int = END
 ) -> tuple[float | None, float | None]:
     """Return mean and 95th percentile of the spreads of a minute."""
-    _, _, _, mean, p95 = top_of_book(carry, quotes, start, end, start)
+    _, _, mean, p95 = top_of_book(carry, quotes, start, end, start)
     return mean, p95
 
 
@@ -260,12 +290,16 @@ def test_oracle_a_mid_for_each_top_in_time_order(carry: Quote | None, quotes: li
 def test_oracle_the_top_at_an_instant_and_at_the_end(
     carry: Quote | None, quotes: list[Quote]
 ) -> None:
-    """The last quote at or before it, else the one that carried in."""
+    """The last quote at or before it, else the one that carried in; sizes tell them apart."""
+    quotes = [
+        Quote(0, top.time_ms, top.bid_px, float(k), top.ask_px, 1.0)
+        for k, top in enumerate(quotes, 2)
+    ]
+    now = in_force(carry, quotes, END)
     for at_ms in range(START, END + 3):
-        _, now, then, _, _ = top_of_book(carry, quotes, START, END, at_ms)
-        assert now is in_force(carry, quotes, END)
-        assert then is in_force(carry, quotes, at_ms)
-        assert mid(then) == naive_mid(then)
+        then = in_force(carry, quotes, at_ms)
+        expected = (naive_mid(now), naive_microprice(now), naive_mid(then), naive_microprice(then))
+        assert top_of_book(carry, quotes, START, END, at_ms)[1] == expected
 
 
 @settings(max_examples=40, deadline=None)
@@ -294,23 +328,22 @@ def test_the_tops_of_a_minute() -> None:
                 (99/101 for 0 ms)
     """
     carry = quote(START - 500, 95.0, 105.0)
-    quotes = [quote(START + 10), quote(START + 10, 98.0, 102.0), quote(START + 30, 97.0, None)]
-    mids, now, then, mean, p95 = top_of_book(carry, quotes, START, END, START + 10)
+    leaning = Quote(0, START + 10, 98.0, 3.0, 102.0, 1.0)
+    quotes = [quote(START + 10), leaning, quote(START + 30, 97.0, None)]
+    mids, instants, mean, p95 = top_of_book(carry, quotes, START, END, START + 10)
     assert mids == [100.0, 100.0, 100.0]
-    assert (now, then) == (quotes[2], quotes[1])
+    assert instants == (None, None, 100.0, 101.0)
     assert (mean, p95) == ((10 * 10 + 20 * 4) / 30, 10.0)
 
 
 def test_a_minute_that_nobody_quoted() -> None:
     """No mid, no top, no spread."""
-    assert top_of_book(None, [], START, END, START) == ([], None, None, None, None)
-    assert mid(None) is None
+    assert top_of_book(None, [], START, END, START) == ([], (None,) * 4, None, None)
 
 
 def test_one_value_held_all_minute() -> None:
     """A book that never moves has one spread, also at the 95th percentile."""
-    held = quote(0)
-    assert top_of_book(held, [], START, END, END) == ([100.0], held, held, 2.0, 2.0)
+    assert top_of_book(quote(0), [], START, END, END) == ([100.0], (100.0,) * 4, 2.0, 2.0)
 
 
 @pytest.mark.parametrize(("wide_ms", "p95"), [(0, 2.0), (50, 2.0), (51, 6.0), (1000, 6.0)])
@@ -337,8 +370,17 @@ def test_a_locked_book_has_a_spread_of_zero() -> None:
     ],
 )
 def test_only_a_bid_above_the_ask_contradicts_itself(bid: Side, ask: Side, crossed: bool) -> None:
-    """Locked and one-sided books are odd but possible."""
-    assert is_crossed(quote(0, bid, ask)) is crossed
+    """Locked and one-sided books are odd but possible, of quotes and of the best levels alike."""
+    top = ticks_of(quotes=[quote(0, bid, ask)]).quotes
+    levels = [() if px is None else ((px, 1.0), (100.0, 1.0)) for px in (bid, ask)]
+    snapshot = ticks_of(books=[Book(0, 0, *levels)]).books
+    for records, size in ((top, QUOTE_BYTES), (snapshot, BOOK_BYTES)):
+        state = AssemblyState()
+        take_states(state, records, size, 0, Minute)
+        assert state.dropped == ({CROSSED: 1} if crossed else {})
+        (minute,) = [Minute()] if crossed else state.minutes.values()
+        assert minute.quotes + minute.books == (b"" if crossed else records)
+        assert list(state.minutes) == ([] if crossed else [kernel.MINUTE_MS])
 
 
 # --- depth ---------------------------------------------------------------------------------------
@@ -354,6 +396,14 @@ def book(at_ms: int, bid: float | None = 1.0, ask: float | None = 1.0) -> Book:
         () if bid is None else ((1.0, bid),),
         () if ask is None else ((1.0, ask),),
     )
+
+
+def depth_columns(
+    carry: Book | None, books: Sequence[Book], start: int, end: int
+) -> tuple[float | None, float | None]:
+    """Return imbalance and depth of some snapshots."""
+    before = ticks_of(books=[] if carry is None else [carry]).books
+    return kernel.depth_columns(before, ticks_of(books=books).books, start, end)
 
 
 @settings(max_examples=60, deadline=None)
@@ -442,6 +492,17 @@ def test_oracle_depth_median(books: list[Book]) -> None:
 def sized(bid: Side, ask: Side, bid_sz: Side, ask_sz: Side) -> Quote:
     """Return a top of book with sizes."""
     return Quote(0, 0, bid, bid_sz, ask, ask_sz)
+
+
+def microprice(top: Quote | None) -> float | None:
+    """Return the microprice of a top, as at the close and as at an instant before."""
+    instants = [
+        kernel.top_of_book(held(carry), held(quote), 0, END, START)[1]
+        for carry, quote in ((top, None), (None, top))
+    ]
+    (found,) = {repr(instant[1::2]) for instant in instants}
+    assert found == repr(instants[0][1:2] * 2)
+    return instants[0][1]
 
 
 @given(prices, prices, st.floats(1e-9, 1e9), st.floats(1e-9, 1e9))

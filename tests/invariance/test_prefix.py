@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators import assemble
-from operators.lattice import minute_of
+from operators import kernel
 from operators.records import MarketPhase, Published, Row
 from packs.loader import Packs
 from tests.invariance.conftest import (
@@ -303,11 +302,33 @@ def texts(outcome: Outcome, count: int) -> list[bytes]:
 # --- the check can fail ----------------------------------------------------------------------
 
 
+def dated_earlier(data: bytearray, size: int, field: int, shift: int) -> bytearray:
+    """Return records with one of their whole numbers lowered."""
+    shifted = data.copy()
+    fields = memoryview(shifted).cast("q")
+    for at in range(field, len(fields), size // 8):
+        fields[at] -= shift
+    return shifted
+
+
 def test_a_minute_cut_too_late_is_caught(
     rough_log: Log, quick_packs: Packs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A step that counts the first 400 ms of the next minute as its own leaks in many columns."""
-    monkeypatch.setattr(assemble, "minute_of", lambda time_ms: minute_of(time_ms - 400))
+    trades, states, contexts = kernel.take_trades, kernel.take_states, kernel.take_contexts
+
+    def take_trades(state: Any, data: bytearray, *rest: Any) -> None:
+        trades(state, dated_earlier(data, kernel.TRADE_BYTES, 1, 400), *rest)
+
+    def take_states(state: Any, data: bytearray, size: int, *rest: Any) -> None:
+        states(state, dated_earlier(data, size, 1, 400), size, *rest)
+
+    def take_contexts(state: Any, data: bytearray, *rest: Any) -> None:
+        earlier = dated_earlier(data, kernel.CONTEXT_BYTES, 0, 400 * kernel.NS_OF_MS)
+        contexts(state, earlier, *rest)
+
+    for late in (take_trades, take_states, take_contexts):
+        monkeypatch.setattr(kernel, late.__name__, late)
     found = changes(quick_packs, rough_log, wild, LABELS[4:20:3])
     assert {"close", "v_total_m_1", "mid_close", "ret_s_30"} <= found.keys()
     assert {"oi_close_base", "obi_top5_mean_m_1"} <= found.keys()

@@ -6,16 +6,16 @@ import random
 from collections.abc import Sequence
 from fractions import Fraction
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators import assemble
-from operators.assemble import CLOSED_KEYS_MAX, Assemble, AssemblyState
+from operators import kernel
+from operators.assemble import CLOSED_KEYS_MAX, Assemble, AssemblyCodec, AssemblyState, Minute
 from operators.formulas.elementary import median, round12
 from operators.formulas.price import realized_volatility
 from operators.lattice import MINUTE_MS
+from operators.layout import pack_context, ticks_of
 from operators.records import (
     Asset,
     Bar,
@@ -39,6 +39,7 @@ WITH_BOOK = Asset(0, "BTC", ("bbo", "l2Book", "trades"))
 ONLY_TRADES = Asset(0, "BTC", ("trades",))
 FEATURES = load_packs().features
 STEP = Assemble(FEATURES)
+CODEC = AssemblyCodec()
 
 
 def trade(
@@ -82,7 +83,7 @@ def run(*items: Ticks | Boundary, state: AssemblyState | None = None) -> list[Ba
 
 def bar(trades: Sequence[Trade] = (), quotes: Sequence[Quote] = (), **closing: object) -> Columns:
     """Return the columns of one minute made of these messages."""
-    ticks = Ticks(trades=list(trades), quotes=list(quotes))
+    ticks = ticks_of(trades=trades, quotes=quotes)
     (item,) = run(ticks, boundary(**closing))  # type: ignore[arg-type]
     assert item.bar is not None
     return item.bar.columns
@@ -112,7 +113,7 @@ def test_ohlc_and_flow_of_a_plain_minute() -> None:
 def test_the_minute_is_half_open() -> None:
     """A print at 09:30:00.000 belongs to the next minute, one at 09:29:00.000 to this one."""
     state = STEP.initial()
-    ticks = Ticks(trades=[trade(START), trade(M)], quotes=[quote(START)])
+    ticks = ticks_of(trades=[trade(START), trade(M)], quotes=[quote(START)])
     first, *_, second = run(
         ticks, boundary(), boundary(final=True), boundary(M + MINUTE_MS), state=state
     )
@@ -147,7 +148,7 @@ def test_only_known_time_counts_for_the_spread() -> None:
 def test_a_quote_holds_until_the_next_also_across_minutes() -> None:
     """State carries over: no update in a minute is not an empty book."""
     state = STEP.initial()
-    ticks = Ticks(trades=[trade(START)], quotes=[quote(START, 99, 100)])
+    ticks = ticks_of(trades=[trade(START)], quotes=[quote(START, 99, 100)])
     run(ticks, boundary(), boundary(final=True), state=state)
     (item,) = run(boundary(M + MINUTE_MS), state=state)
     assert item.bar is not None
@@ -183,7 +184,7 @@ def test_a_book_that_is_subscribed_must_confirm_itself() -> None:
     columns = bar([trade(START)], early, asset=WITH_BOOK)
     assert columns["book_staleness_ms"] == 59_000
     assert columns["dq_reasons"] == ["book_stale", "book_missing"]
-    ticks = Ticks(trades=[trade(START)], quotes=early, books=[book(M - 500)])
+    ticks = ticks_of(trades=[trade(START)], quotes=early, books=[book(M - 500)])
     (item,) = run(ticks, boundary(asset=WITH_BOOK))
     assert item.bar is not None
     assert item.bar.columns["book_staleness_ms"] == 500
@@ -203,12 +204,12 @@ def test_duplicates_are_dropped_wherever_they_come() -> None:
     """In a frame, in a replay within the minute, in a replay after the minute."""
     state = STEP.initial()
     one = trade(START + 5, tid=7)
-    ticks = Ticks(trades=[one, one, trade(START + 5, tid=8)], quotes=[quote(START)])
-    (sealed,) = run(ticks, Ticks(trades=[one]), boundary(), state=state)
+    ticks = ticks_of(trades=[one, one, trade(START + 5, tid=8)], quotes=[quote(START)])
+    (sealed,) = run(ticks, ticks_of(trades=[one]), boundary(), state=state)
     assert sealed.bar is not None
     assert sealed.bar.columns["trade_count_m_1"] == 2
     assert sealed.bar.columns["duplicate_ticks"] == 2
-    run(boundary(final=True), Ticks(trades=[one]), state=state)
+    run(boundary(final=True), ticks_of(trades=[one]), state=state)
     (item,) = run(boundary(M + MINUTE_MS), state=state)
     assert item.bar is not None
     assert item.bar.columns["duplicate_ticks"] == item.bar.columns["dropped_ticks"] == 1
@@ -234,13 +235,13 @@ def test_history_is_counted_apart_from_what_is_late() -> None:
     """Both are dropped ticks of the row; only the second blames the minute."""
     state = STEP.initial()
     history = [trade(START - 90_000 * k, tid=k) for k in range(1, 31)]
-    run(Ticks(trades=[*history, trade(START)], quotes=[quote(START)]), boundary(), state=state)
+    run(ticks_of(trades=[*history, trade(START)], quotes=[quote(START)]), boundary(), state=state)
     assert state.sealed is not None
-    assert state.sealed.dropped == {assemble.HISTORY: 30}
+    assert state.sealed.dropped == {kernel.HISTORY: 30}
     run(boundary(final=True), state=state)
     many = [trade(START - 500 - k, tid=k) for k in range(1, 31)]
-    (item,) = run(Ticks(trades=many), boundary(M + MINUTE_MS), state=state)
-    assert state.sealed.dropped == {assemble.LATE: 30}
+    (item,) = run(ticks_of(trades=many), boundary(M + MINUTE_MS), state=state)
+    assert state.sealed.dropped == {kernel.LATE: 30}
     assert item.bar is not None
     assert item.bar.columns["dq_reasons"] == ["quiet", "late"]
 
@@ -249,7 +250,7 @@ def test_history_that_comes_again_is_a_duplicate() -> None:
     """The keys of history are known once its minute is folded."""
     state = STEP.initial()
     old = [trade(START - 90_000, tid=k) for k in range(1, 31)]
-    run(Ticks(trades=old), boundary(), boundary(final=True), Ticks(trades=old), state=state)
+    run(ticks_of(trades=old), boundary(), boundary(final=True), ticks_of(trades=old), state=state)
     (item,) = run(boundary(M + MINUTE_MS), state=state)
     assert item.bar is not None
     assert item.bar.columns["duplicate_ticks"] == item.bar.columns["dropped_ticks"] == 30
@@ -258,10 +259,10 @@ def test_history_that_comes_again_is_a_duplicate() -> None:
 
 def closed_with_late(count: int, *more: Trade, state: AssemblyState) -> Columns:
     """Close a minute, drop `count` prints as late (and some more), return the next minute."""
-    start = Ticks(trades=[trade(START, tid=10_000)], quotes=[quote(START)])
+    start = ticks_of(trades=[trade(START, tid=10_000)], quotes=[quote(START)])
     run(start, boundary(), boundary(final=True), state=state)
     late = [trade(START + k, tid=k) for k in range(1, count + 1)]
-    ticks = Ticks(trades=[*late, *more, trade(M, tid=20_000)])
+    ticks = ticks_of(trades=[*late, *more, trade(M, tid=20_000)])
     (item,) = run(ticks, boundary(M + MINUTE_MS), state=state)
     assert item.bar is not None
     return item.bar.columns
@@ -276,7 +277,7 @@ def test_late_prints_blame_a_minute_from_the_packs_threshold_on(short: int) -> N
     assert columns["dropped_ticks"] == count
     assert columns["dq_reasons"] == ([] if short > 0 else ["late"])
     assert columns["dq_status"] == ("ok" if short > 0 else "partial")
-    print_ = Ticks(trades=[trade(M + MINUTE_MS)])
+    print_ = ticks_of(trades=[trade(M + MINUTE_MS)])
     *_, item = run(
         boundary(M + MINUTE_MS, final=True), print_, boundary(M + 2 * MINUTE_MS), state=state
     )
@@ -301,12 +302,12 @@ def test_an_amended_minute_keeps_what_was_late_at_its_seal() -> None:
     later = [trade(START + 100 + k, tid=k + 1) for k in range(limit + 5)]
     amending = trade(M + MINUTE_MS - 1)
     final = boundary(M + MINUTE_MS, final=True)
-    (amended,) = run(Ticks(trades=[*later, amending]), final, state=state)
+    (amended,) = run(ticks_of(trades=[*later, amending]), final, state=state)
     assert amended.bar is not None
     assert amended.bar.revision == 1
     assert amended.bar.columns["dropped_ticks"] == limit
     assert amended.bar.columns["dq_reasons"] == ["late"]
-    ticks = Ticks(trades=[trade(M + MINUTE_MS)])
+    ticks = ticks_of(trades=[trade(M + MINUTE_MS)])
     (item,) = run(ticks, boundary(M + 2 * MINUTE_MS), state=state)
     assert item.bar is not None
     assert item.bar.columns["dropped_ticks"] == limit + 5
@@ -316,9 +317,9 @@ def test_an_amended_minute_keeps_what_was_late_at_its_seal() -> None:
 def test_late_ticks_inside_grace_amend_once() -> None:
     """Seal, two late prints, final: one amended bar with everything in it."""
     state = STEP.initial()
-    ticks = Ticks(trades=[trade(START)], quotes=[quote(START)])
+    ticks = ticks_of(trades=[trade(START)], quotes=[quote(START)])
     (sealed,) = run(ticks, boundary(), state=state)
-    late = [Ticks(trades=[trade(M - 5, 102.0)]), Ticks(trades=[trade(M - 9, 97.0)])]
+    late = [ticks_of(trades=[trade(M - 5, 102.0)]), ticks_of(trades=[trade(M - 9, 97.0)])]
     (amended,) = run(*late, boundary(final=True), state=state)
     assert sealed.bar is not None
     assert amended.bar is not None
@@ -332,8 +333,8 @@ def test_late_ticks_inside_grace_amend_once() -> None:
 def test_after_grace_late_prints_are_counted_and_change_nothing() -> None:
     """They show in the next row's counter."""
     state = STEP.initial()
-    run(Ticks(trades=[trade(START)]), boundary(), boundary(final=True), state=state)
-    (item,) = run(Ticks(trades=[trade(M - 5)]), boundary(M + MINUTE_MS), state=state)
+    run(ticks_of(trades=[trade(START)]), boundary(), boundary(final=True), state=state)
+    (item,) = run(ticks_of(trades=[trade(M - 5)]), boundary(M + MINUTE_MS), state=state)
     assert item.bar is not None
     assert item.bar.columns["dropped_ticks"] == 1
     assert item.bar.columns["duplicate_ticks"] == 0
@@ -342,14 +343,14 @@ def test_after_grace_late_prints_are_counted_and_change_nothing() -> None:
 
 def test_without_late_ticks_the_final_phase_is_empty() -> None:
     """But it is sent, so that the join can count."""
-    _, final = run(Ticks(trades=[trade(START)]), boundary(), boundary(final=True))
+    _, final = run(ticks_of(trades=[trade(START)]), boundary(), boundary(final=True))
     assert final.bar is None
     assert final.phase.final
 
 
 def test_a_hole_that_becomes_known_in_grace_amends_the_verdict() -> None:
     """A disconnect noticed one second late still marks its minute."""
-    ticks = Ticks(trades=[trade(START)], quotes=[quote(START)])
+    ticks = ticks_of(trades=[trade(START)], quotes=[quote(START)])
     sealed, amended = run(ticks, boundary(), boundary(final=True, gap="stall"))
     assert sealed.bar is not None
     assert sealed.bar.columns["dq_status"] == "ok"
@@ -377,7 +378,7 @@ def test_a_hole_says_how_it_lies_in_the_minute(
 
 def test_the_end_of_a_hole_that_becomes_known_in_grace_amends_the_verdict() -> None:
     """At the seal the feed was away; at the final it is known to have come back in the minute."""
-    ticks = Ticks(trades=[trade(START)], quotes=[quote(START)])
+    ticks = ticks_of(trades=[trade(START)], quotes=[quote(START)])
     sealed, amended = run(
         ticks,
         boundary(gap="disconnect", outage=True),
@@ -392,7 +393,7 @@ def test_the_end_of_a_hole_that_becomes_known_in_grace_amends_the_verdict() -> N
 
 def test_a_hole_that_stays_the_same_amends_nothing() -> None:
     """The clock and the newest frame of the final phase are no news."""
-    ticks = Ticks(trades=[trade(START)], quotes=[quote(START)])
+    ticks = ticks_of(trades=[trade(START)], quotes=[quote(START)])
     hole = boundary(gap="disconnect", resync=True)
     _, final = run(ticks, hole, boundary(final=True, gap="disconnect", resync=True, skew=299))
     assert final.bar is None
@@ -448,7 +449,7 @@ def test_without_bbo_the_book_gives_the_quotes() -> None:
     """A recording of books and trades only still has mids and spreads."""
     asset = Asset(0, "BTC", ("l2Book", "trades"))
     books = [book(START), book(M - 1000, 98.0, 104.0)]
-    (item,) = run(Ticks(books=books, trades=[trade(START)]), boundary(asset=asset))
+    (item,) = run(ticks_of(books=books, trades=[trade(START)]), boundary(asset=asset))
     assert item.bar is not None
     assert item.bar.columns["mid_close"] == 101.0
     assert item.bar.columns["spread_p95_m_1"] == 2.0
@@ -497,19 +498,26 @@ def test_absurd_prints_do_not_enter_the_volatility() -> None:
     assert bar(trades, asset=ONLY_TRADES)["rv_m_1"] == 0.0
 
 
-def test_a_minute_holds_no_more_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("room", [4, 3, 1, 0])
+def test_a_minute_holds_no_more_than_it_may(room: int) -> None:
     """Messages of all kinds count together; what is over is dropped and counted."""
-    monkeypatch.setattr(assemble, "MINUTE_MESSAGES_MAX", 4)
-    contexts = [Context((START + k) * 1_000_000, 5.0, 100.0, 100.0, 0.0) for k in range(3)]
-    ticks = Ticks(trades=[trade(START), trade(START + 1)], quotes=[quote(START)], contexts=contexts)
-    asset = Asset(0, "BTC", ("activeAssetCtx", "bbo", "trades"))
     state = STEP.initial()
+    silent = pack_context(Context(START * 1_000_000, None, None, None, None))
+    held = bytearray(silent * (kernel.MINUTE_MESSAGES_MAX - room))
+    state.minutes[M] = Minute(contexts=held)
+    contexts = [Context((START + k) * 1_000_000, 5.0, 100.0, 100.0, 0.0) for k in range(3)]
+    trades, quotes = [trade(START), trade(START + 1)], [quote(START)]
+    ticks = ticks_of(trades=trades, quotes=quotes, contexts=contexts)
+    asset = Asset(0, "BTC", ("activeAssetCtx", "bbo", "trades"))
     (item,) = run(ticks, boundary(asset=asset), state=state)
     assert item.bar is not None
-    assert item.bar.columns["dropped_ticks"] == 2
-    assert item.bar.columns["oi_staleness_ms"] == MINUTE_MS  # of the first context, the only one
+    columns = item.bar.columns
+    assert columns["trade_count_m_1"] == min(room, 2)
+    assert columns["mid_close"] == (100.0 if room > 2 else None)
+    assert columns["oi_staleness_ms"] == (MINUTE_MS if room > 3 else None)  # the first context's
+    assert columns["dropped_ticks"] == 6 - room
     assert state.sealed is not None
-    assert state.sealed.dropped == {assemble.OVERFLOW: 2}
+    assert state.sealed.dropped == {kernel.OVERFLOW: 6 - room}
 
 
 def test_a_crossed_book_is_not_carried_into_the_next_minute() -> None:
@@ -518,11 +526,11 @@ def test_a_crossed_book_is_not_carried_into_the_next_minute() -> None:
     state = STEP.initial()
     books = [book(START), book(M - 1000, 105.0, 101.0)]
     sealed, *_ = run(
-        Ticks(books=books), boundary(asset=asset), boundary(final=True, asset=asset), state=state
+        ticks_of(books=books), boundary(asset=asset), boundary(final=True, asset=asset), state=state
     )
     assert sealed.bar is not None
     assert sealed.bar.columns["spread_mean_m_1"] == 2.0
-    ticks = Ticks(books=[book(M + 58_000)])
+    ticks = ticks_of(books=[book(M + 58_000)])
     (item,) = run(ticks, boundary(M + MINUTE_MS, asset=asset), state=state)
     assert item.bar is not None
     assert item.bar.columns["spread_mean_m_1"] == 2.0
@@ -532,9 +540,9 @@ def test_a_sealed_minute_survives_a_restart() -> None:
     """State written between seal and final still amends, and only when something changed."""
     for late in ([], [trade(M - 1, 102.0)]):
         state = STEP.initial()
-        run(Ticks(trades=[trade(START)], quotes=[quote(START)]), boundary(), state=state)
-        state = msgspec.msgpack.decode(msgspec.msgpack.encode(state), type=AssemblyState)
-        (item,) = run(Ticks(trades=late), boundary(final=True), state=state)
+        run(ticks_of(trades=[trade(START)], quotes=[quote(START)]), boundary(), state=state)
+        state = CODEC.decode(CODEC.encode(state))
+        (item,) = run(ticks_of(trades=late), boundary(final=True), state=state)
         assert (item.bar is not None) is bool(late)
 
 
@@ -542,7 +550,7 @@ def test_the_memory_of_closed_trades_is_bounded() -> None:
     """It must hold a 30-trade replay, not the day."""
     state = STEP.initial()
     many = [trade(START + k % 60_000, tid=k + 1) for k in range(CLOSED_KEYS_MAX + 50)]
-    run(Ticks(trades=many), boundary(), boundary(final=True), state=state)
+    run(ticks_of(trades=many), boundary(), boundary(final=True), state=state)
     assert len(state.closed_keys) == CLOSED_KEYS_MAX
     assert state.minutes == {}
 
@@ -595,10 +603,10 @@ def test_oracle_a_bar_equals_the_naive_computation(
     repeated = trades + rng.sample(trades, len(trades) // 3)
     state = STEP.initial()
     for start in range(0, len(repeated), 7):
-        run(Ticks(trades=repeated[start : start + 7]), state=state)
+        run(ticks_of(trades=repeated[start : start + 7]), state=state)
     for one in quotes:
-        run(Ticks(quotes=[one]), state=state)
-    state = msgspec.msgpack.decode(msgspec.msgpack.encode(state), type=AssemblyState)
+        run(ticks_of(quotes=[one]), state=state)
+    state = CODEC.decode(CODEC.encode(state))
     (item,) = run(boundary(), state=state)
     assert item.bar is not None
     expected = naive(repeated, quotes)

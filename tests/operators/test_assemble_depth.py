@@ -6,14 +6,14 @@ import random
 from collections.abc import Sequence
 from fractions import Fraction
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators.assemble import Assemble, AssemblyState
+from operators.assemble import Assemble, AssemblyCodec, AssemblyState
 from operators.formulas.elementary import median, round12
 from operators.lattice import MINUTE_MS
+from operators.layout import ticks_of
 from operators.records import (
     Asset,
     Bar,
@@ -36,6 +36,7 @@ THIN = Asset(0, "BTC", ("bbo", "trades"))
 BOOKS_ONLY = Asset(0, "BTC", ("l2Book", "trades"))
 FEATURES = load_packs().features
 STEP = Assemble(FEATURES)
+CODEC = AssemblyCodec()
 LIMIT_MS = FEATURES.quality.depth_staleness_ms_max
 
 OBI = "obi_top5_mean_m_1"
@@ -102,7 +103,7 @@ def minute(
     """Return the sealed bar of a minute with one print and these messages; make it final."""
     start = label - MINUTE_MS
     top = [] if "bbo" not in asset.channels or quotes else [quote(start)]
-    ticks = Ticks(trades=[trade(start)], books=list(books), quotes=[*top, *quotes])
+    ticks = ticks_of(trades=[trade(start)], books=books, quotes=[*top, *quotes])
     closings = (boundary(label, asset=asset), boundary(label, final=True, asset=asset))
     (bar,) = bars(ticks, *closings, state=state)
     return bar
@@ -264,7 +265,9 @@ def test_of_one_instant_the_last_snapshot_holds() -> None:
 def test_snapshots_of_the_next_minute_wait() -> None:
     """One dated 09:30:00.000 that arrives before the seal is not in this minute."""
     state = STEP.initial()
-    ticks = Ticks(trades=[trade(START)], books=[book(M - 1, 300.0, 100.0), book(M, 100.0, 900.0)])
+    ticks = ticks_of(
+        trades=[trade(START)], books=[book(M - 1, 300.0, 100.0), book(M, 100.0, 900.0)]
+    )
     sealed, *_ = bars(ticks, boundary(), boundary(final=True), state=state)
     assert (sealed.columns[OBI], sealed.columns[DEPTH]) == (0.75, 400.0)
     found = depth([book(M + 59_999, 1.0, 1.0)], label=M + MINUTE_MS, state=state)
@@ -277,8 +280,10 @@ def test_snapshots_of_the_next_minute_wait() -> None:
 def test_a_late_snapshot_inside_grace_amends() -> None:
     """Imbalance and depth are those of all snapshots of the minute."""
     state = STEP.initial()
-    ticks = Ticks(trades=[trade(START)], quotes=[quote(START)], books=[book(START, 300.0, 100.0)])
-    late = Ticks(books=[book(START + 48_000, 100.0, 500.0)])
+    ticks = ticks_of(
+        trades=[trade(START)], quotes=[quote(START)], books=[book(START, 300.0, 100.0)]
+    )
+    late = ticks_of(books=[book(START + 48_000, 100.0, 500.0)])
     sealed, amended = bars(ticks, boundary(), late, boundary(final=True), state=state)
     assert (sealed.columns[OBI], amended.columns[OBI]) == (
         None,
@@ -304,8 +309,8 @@ def test_a_late_quote_that_only_moves_the_microprice_amends() -> None:
     """Same prices, other sizes: no column changes, the extras do."""
     state = STEP.initial()
     quotes = [quote(START), quote(START + 1000)]
-    ticks = Ticks(trades=[trade(START)], quotes=quotes)
-    late = Ticks(quotes=[quote(M - 5, bid_sz=3.0)])
+    ticks = ticks_of(trades=[trade(START)], quotes=quotes)
+    late = ticks_of(quotes=[quote(M - 5, bid_sz=3.0)])
     closings = (boundary(asset=THIN), boundary(final=True, asset=THIN))
     sealed, amended = bars(ticks, closings[0], late, closings[1], state=state)
     clocked = ("ingest_ts", "ingest_lag_ms")
@@ -318,20 +323,20 @@ def test_a_late_quote_that_only_moves_the_microprice_amends() -> None:
 def test_extras_that_appear_or_vanish_amend() -> None:
     """A late quote gives the minute its earlier end, another one takes the close away."""
     early = quote(START + 5000)
-    ticks = Ticks(trades=[trade(START)], quotes=[quote(START + 40_000), quote(START + 41_000)])
+    ticks = ticks_of(trades=[trade(START)], quotes=[quote(START + 40_000), quote(START + 41_000)])
     closings = (boundary(asset=THIN), boundary(final=True, asset=THIN))
-    sealed, amended = bars(ticks, closings[0], Ticks(quotes=[early]), closings[1])
+    sealed, amended = bars(ticks, closings[0], ticks_of(quotes=[early]), closings[1])
     assert (sealed.extras, amended.extras) == ({}, {DRIFT: 0.0})
-    gone = Ticks(quotes=[quote(M - 1, ask=None)])
-    ticks = Ticks(trades=[trade(START)], quotes=[early])
+    gone = ticks_of(quotes=[quote(M - 1, ask=None)])
+    ticks = ticks_of(trades=[trade(START)], quotes=[early])
     sealed, amended = bars(ticks, closings[0], gone, closings[1])
     assert (sealed.extras, amended.extras) == ({DRIFT: 0.0}, {})
 
 
 def test_a_late_quote_that_changes_nothing_does_not_amend() -> None:
     """The same top once more."""
-    ticks = Ticks(trades=[trade(START)], quotes=[quote(START), quote(START + 1000)])
-    again = Ticks(quotes=[quote(M - 5)])
+    ticks = ticks_of(trades=[trade(START)], quotes=[quote(START), quote(START + 1000)])
+    again = ticks_of(quotes=[quote(M - 5)])
     found = run(ticks, boundary(asset=THIN), again, boundary(final=True, asset=THIN))
     assert found[1].bar is None
 
@@ -373,7 +378,7 @@ def test_quotes_carry_into_the_drift() -> None:
     """Without a quote in the minute nothing moved; with a late one it moved from what carried."""
     state = STEP.initial()
     minute((), [quote(START)], asset=THIN, state=state)
-    ticks = Ticks(trades=[trade(M)])
+    ticks = ticks_of(trades=[trade(M)])
     closings = [boundary(M + MINUTE_MS, final=final, asset=THIN) for final in (False, True)]
     (bar,) = bars(ticks, *closings, state=state)
     assert bar.extras == {DRIFT: 0.0}
@@ -401,9 +406,9 @@ def test_a_drift_that_is_unknown_is_left_out(quotes: list[Quote]) -> None:
 
 def test_without_any_quote_there_are_no_extras() -> None:
     """Nor without the feed."""
-    sealed, *_ = bars(Ticks(trades=[trade(START)]), boundary(asset=THIN))
+    sealed, *_ = bars(ticks_of(trades=[trade(START)]), boundary(asset=THIN))
     assert sealed.extras == {}
-    sealed, *_ = bars(Ticks(trades=[trade(START)]), boundary(asset=Asset(0, "X", ("trades",))))
+    sealed, *_ = bars(ticks_of(trades=[trade(START)]), boundary(asset=Asset(0, "X", ("trades",))))
     assert sealed.extras == {}
 
 
@@ -513,9 +518,9 @@ def test_property_the_order_of_arrival_does_not_matter(
     state = STEP.initial()
     while shuffled:
         cut = rng.randrange(1, len(shuffled) + 1)
-        run(Ticks(books=shuffled[:cut]), state=state)
+        run(ticks_of(books=shuffled[:cut]), state=state)
         shuffled = shuffled[cut:]
-        state = msgspec.msgpack.decode(msgspec.msgpack.encode(state), type=AssemblyState)
+        state = CODEC.decode(CODEC.encode(state))
     label = M + MINUTE_MS
     whole = STEP.initial()
     assert minute([], state=state) == minute(books, state=whole)
@@ -530,8 +535,8 @@ def test_property_grace_gives_what_punctuality_would_have(
 ) -> None:
     """Snapshots of the minute that come after its seal end in the same row as if in time."""
     late = [b for b in late if b.time_ms >= START]
-    own = Ticks(trades=[trade(START)], quotes=[quote(START)], books=books)
-    found = bars(own, boundary(), Ticks(books=late), boundary(final=True))[-1]
+    own = ticks_of(trades=[trade(START)], quotes=[quote(START)], books=books)
+    found = bars(own, boundary(), ticks_of(books=late), boundary(final=True))[-1]
     punctual = minute([*books, *late])
     assert _timeless(found.columns) == _timeless(punctual.columns)
     assert found.extras == punctual.extras

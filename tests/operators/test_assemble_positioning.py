@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators.assemble import Assemble, AssemblyState
+from operators.assemble import Assemble, AssemblyCodec, AssemblyState
 from operators.formulas.elementary import round12
 from operators.lattice import HOUR_MS, MINUTE_MS
+from operators.layout import ticks_of
 from operators.records import (
     Asset,
     Bar,
@@ -35,6 +36,7 @@ PERP = Asset(0, "BTC", ("activeAssetCtx", "trades"))
 SPOT = Asset(0, "BTC", ("trades",))
 FEATURES = load_packs().features
 STEP = Assemble(FEATURES)
+CODEC = AssemblyCodec()
 LIMIT_MS = FEATURES.quality.oi_staleness_ms_max
 # A pack that trusts a sample for two minutes: only then can one carry over a whole minute.
 PATIENT = Assemble(
@@ -90,7 +92,7 @@ def minute(
     step: Assemble = STEP,
 ) -> Columns:
     """Return the sealed columns of a minute with these contexts and one print; make it final."""
-    ticks = Ticks(trades=[trade(label - MINUTE_MS)], contexts=list(contexts))
+    ticks = ticks_of(trades=[trade(label - MINUTE_MS)], contexts=contexts)
     closings = (boundary(label, asset=asset), boundary(label, final=True, asset=asset))
     sealed, final = run(ticks, *closings, state=state, step=step)
     assert sealed.bar is not None
@@ -396,9 +398,9 @@ def test_an_amended_minute_does_not_see_the_contexts_of_the_next() -> None:
     """They arrive between seal and final; the amendment is that of the late print alone."""
     state = STEP.initial()
     quotes = [Quote(START * 1_000_000, START, 99.0, 1.0, 101.0, 1.0)]
-    ticks = Ticks(trades=[trade(START)], quotes=quotes, contexts=[context(M - 2000, 4.0)])
+    ticks = ticks_of(trades=[trade(START)], quotes=quotes, contexts=[context(M - 2000, 4.0)])
     (sealed,) = run(ticks, boundary(), state=state)
-    between = Ticks(
+    between = ticks_of(
         contexts=[context(M + 1600, 9.0, 90.0, 80.0, 9.0)], trades=[trade(M - 1, 101.0)]
     )
     (amended,) = run(between, boundary(final=True), state=state)
@@ -415,8 +417,8 @@ def test_an_amended_minute_does_not_see_the_contexts_of_the_next() -> None:
 
 def test_contexts_alone_never_amend() -> None:
     """None can arrive late: their time is their arrival."""
-    ticks = Ticks(trades=[trade(START)], contexts=[context(M - 2000)])
-    _, final = run(ticks, boundary(), Ticks(contexts=[context(M + 1600)]), boundary(final=True))
+    ticks = ticks_of(trades=[trade(START)], contexts=[context(M - 2000)])
+    _, final = run(ticks, boundary(), ticks_of(contexts=[context(M + 1600)]), boundary(final=True))
     assert final.bar is None
 
 
@@ -520,8 +522,8 @@ def test_property_what_arrives_at_the_close_or_after_changes_nothing(
     """Before the seal, between the earlier ones, or between seal and final."""
 
     def bars(before: list[Context], between: list[Context]) -> list[Bar | None]:
-        first = Ticks(trades=[trade(START)], contexts=before)
-        second = Ticks(contexts=between)
+        first = ticks_of(trades=[trade(START)], contexts=before)
+        second = ticks_of(contexts=between)
         return [item.bar for item in run(first, boundary(), second, boundary(final=True))]
 
     alone = bars(contexts, [])
@@ -540,12 +542,12 @@ def test_property_cuts_and_restarts_leave_no_trace(
     """Any micro-batches, with the state written and read at every cut, also when it carries."""
     state, at = PATIENT.initial(), 0
     for size in [*cuts, len(contexts)]:
-        run(Ticks(contexts=contexts[at : at + size]), state=state, step=PATIENT)
-        state = msgspec.msgpack.decode(msgspec.msgpack.encode(state), type=AssemblyState)
+        run(ticks_of(contexts=contexts[at : at + size]), state=state, step=PATIENT)
+        state = CODEC.decode(CODEC.encode(state))
         at += size
     whole = PATIENT.initial()
     assert minute([], state=state, step=PATIENT) == minute(contexts, state=whole, step=PATIENT)
-    state = msgspec.msgpack.decode(msgspec.msgpack.encode(state), type=AssemblyState)
+    state = CODEC.decode(CODEC.encode(state))
     label = M + MINUTE_MS
     after = minute([], label=label, state=state, step=PATIENT)
     assert after == minute([], label=label, state=whole, step=PATIENT)

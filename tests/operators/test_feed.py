@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from operators import feed, wire
 from operators.feed import FeedReader, FeedState, Hole, Item
 from operators.lattice import MINUTE_MS
+from operators.layout import context_of, contexts_of
 from operators.records import Boundary, Ticks
 
 M = 1_756_891_800_000  # 09:30:00
@@ -396,7 +397,9 @@ def test_positional_contexts_find_their_assets() -> None:
     items = r.read(
         [line(M, "alpha.roster", rosters), line(M + 1, "allDexsAssetCtxs", {"ctxs": ctxs})]
     )
-    marks = {uid: item.contexts[0].mark_px for uid, item in items if isinstance(item, Ticks)}
+    marks = {
+        uid: context_of(item.contexts).mark_px for uid, item in items if isinstance(item, Ticks)
+    }
     assert marks == {0: 5.0, 110_001: 7.0}
 
 
@@ -409,7 +412,9 @@ def test_contexts_are_dated_by_the_arrival_clock() -> None:
     lines += [clock(M + 1500), line(M - 1, "activeAssetCtx", ctx)]
     items = r.read(lines)
     stamps = [
-        [(c.arrival_ns // 1_000_000) - M for c in item.contexts] if isinstance(item, Ticks) else []
+        [(c.arrival_ns // 1_000_000) - M for c in contexts_of(item.contexts)]
+        if isinstance(item, Ticks)
+        else []
         for _, item in items
     ]
     assert stamps == [[1000, 1450], [], [1500]]

@@ -23,8 +23,11 @@ from hypothesis import strategies as st
 
 from bench import forms
 from operators import kernel, native
+from operators.assemble import AssemblyState, Minute, Sealed
+from operators.kernel import BOOK_BYTES, CONTEXT_BYTES, QUOTE_BYTES, TRADE_BYTES
 from operators.lattice import MINUTE_MS
-from operators.records import Book, Context, Quote, Trade
+from operators.layout import pack_context, ticks_of
+from operators.records import Book, Context, Feed, Quote, Trade
 
 FOLDER = Path(kernel.__file__).parent
 SOURCES = {n: (FOLDER / n).read_bytes() for names in native.UNITS.values() for n in names}
@@ -248,9 +251,9 @@ def test_differential_sums_that_cancel(values: list[float], rng: random.Random) 
     """A sum that nearly vanishes, or falls between two doubles, is still rounded correctly."""
     values += [-value for value in values] + [2.0**-53, 1.0, 2.0**-106]
     rng.shuffle(values)
-    trades = [Trade(0, 0, value, 1.0, index % 2 == 0, index) for index, value in enumerate(values)]
-    same("notional", trades)
-    same("notional", trades[: len(values) // 2])
+    prints = [Trade(0, 0, value, 1.0, index % 2 == 0, index) for index, value in enumerate(values)]
+    same("notional", ticks_of(trades=prints).trades)
+    same("notional", ticks_of(trades=prints[: len(values) // 2]).trades)
 
 
 @both
@@ -266,40 +269,190 @@ def test_differential_prices(mids: list[float]) -> None:
 
 sides = st.none() | prices
 times = st.integers(0, 59_999)
+trades = st.builds(Trade, times, times, prices, prices, st.booleans(), st.integers(0, 1 << 62))
 quotes = st.builds(Quote, st.just(0), times, sides, sides, sides, sides)
-levels = st.lists(st.tuples(prices, prices), max_size=7).map(tuple)
+# Products that add up to just beside, or onto, the middle between two doubles.
+halves = st.sampled_from([1.0, 1.0 + 2.0**-52, 2.0**-53, 3 * 2.0**-53, 2.0**-54, 2.0**-106, 1e16])
+sizes = prices | halves
+levels = st.lists(st.tuples(prices, prices) | st.tuples(halves, sizes), max_size=7).map(tuple)
 books = st.builds(Book, st.just(0), times, levels, levels)
-contexts = st.builds(Context, times, sides, sides, sides, sides)
+contexts = st.builds(Context, times, sides, st.just(0.0) | sides, st.just(0.0) | sides, sides)
 
 
 @both
 @settings(max_examples=200)
 @given(
+    st.lists(trades, max_size=12),
     st.lists(quotes, max_size=12),
-    st.none() | quotes,
+    st.lists(quotes, max_size=1),
     st.lists(books, max_size=6),
-    st.none() | books,
+    st.lists(books, max_size=1),
     st.lists(contexts, max_size=6),
     times,
 )
 def test_differential_a_minute(
+    prints: list[Trade],
     tops: list[Quote],
-    top: Quote | None,
+    top: list[Quote],
     depths: list[Book],
-    depth: Book | None,
+    depth: list[Book],
     samples: list[Context],
     at_ms: int,
 ) -> None:
     """Every walk over messages, from any order."""
-    for records in (tops, depths):
-        same("in_time_order", records)
-        same("newest", records)
-    same("top_of_book", top, PLAIN.in_time_order(tops), 0, MINUTE_MS, at_ms)
-    same("depth_columns", depth, PLAIN.in_time_order(depths), 0, MINUTE_MS)
-    same("contexts_of", samples)
-    for quote in [top, *tops]:
-        same("mid", quote)
-        same("microprice", quote)
+    ticks = ticks_of(prints, tops, depths, samples)
+    before = ticks_of(quotes=top, books=depth)
+    dated = [(ticks.trades, TRADE_BYTES), (ticks.quotes, QUOTE_BYTES), (ticks.books, BOOK_BYTES)]
+    for records, size in dated:
+        same("in_time_order", records, size)
+        same("newest", records, size)
+        for index in range(len(records) // size):
+            same("time_at", records, index, size)
+    same("keys_of", ticks.trades)
+    same("notional", ticks.trades)
+    same("tops_of", ticks.books)
+    in_order = PLAIN.in_time_order
+    for carry, records in (
+        (before.quotes, ticks.quotes),
+        (PLAIN.tops_of(before.books), PLAIN.tops_of(ticks.books)),
+    ):
+        same("top_of_book", carry, in_order(records, QUOTE_BYTES), 0, MINUTE_MS, at_ms)
+    same("depth_columns", before.books, in_order(ticks.books, BOOK_BYTES), 0, MINUTE_MS)
+    same("contexts_of", ticks.contexts)
+
+
+@pytest.mark.parametrize("form", [PLAIN, COMPILED], ids=["plain", "compiled"])
+@given(st.lists(quotes, max_size=8), st.lists(books, max_size=4))
+def test_oracle_records_in_time_order(
+    form: ModuleType | None, tops: list[Quote], depths: list[Book]
+) -> None:
+    """As a stable sort has them; those in order are not copied; the newest is the last of all."""
+    if form is None:
+        return
+    ticks = ticks_of(quotes=tops, books=depths)
+    for records, size, given_ in (
+        (ticks.quotes, QUOTE_BYTES, tops),
+        (ticks.books, BOOK_BYTES, depths),
+    ):
+        ordered = sorted(given_, key=lambda one: one.time_ms)
+        kind = "quotes" if given_ is tops else "books"
+        found = form.in_time_order(records, size)
+        assert found == getattr(ticks_of(**{kind: ordered}), kind)
+        assert (found is records) is (ordered == given_)
+        assert form.newest(records, size) == found[-size:]
+    best = [side[0] if side else (None, None) for b in depths for side in (b.bids, b.asks)]
+    quoted = [
+        Quote(b.arrival_ns, b.time_ms, *bid, *ask)
+        for b, bid, ask in zip(depths, best[::2], best[1::2], strict=True)
+    ]
+    assert form.tops_of(ticks.books) == ticks_of(quotes=quoted).quotes
+
+
+# --- the same states -----------------------------------------------------------------------------
+
+
+def same_states(
+    name: str, data: bytearray, *arguments: Any, held: bytes = b"", keys: Any = ()
+) -> AssemblyState:
+    """Take records in by both forms, twice; return the state that both leave.
+
+    held : contexts of the first open minute. keys : of closed prints.
+    """
+    states = []
+    for form in (PLAIN, COMPILED):
+        state = AssemblyState(final_ms=MINUTE_MS, closed_keys=list(keys))
+        state.sealed = Sealed(2 * MINUTE_MS, {}, {}, Feed(), {})
+        if held:
+            state.minutes[2 * MINUTE_MS] = Minute(contexts=bytearray(held))
+        for records in (data[: len(data) // 2], data):
+            getattr(form, name)(state, records, *arguments, Minute)
+        states.append(state)
+    assert states[0] == states[1], name
+    assert list(states[0].minutes) == list(states[1].minutes)
+    assert list(states[0].dropped) == list(states[1].dropped)
+    return states[0]
+
+
+dates = st.integers(0, 5 * MINUTE_MS) | st.sampled_from(
+    [MINUTE_MS - 1, MINUTE_MS, 2 * MINUTE_MS - 1, 2 * MINUTE_MS]
+)
+arrivals = st.integers(0, 8 * MINUTE_MS).map(lambda ms: ms * 1_000_000 + 999_999)
+near = st.none() | st.integers(90, 110).map(float)
+taken_trades = st.builds(Trade, arrivals, dates, prices, prices, st.booleans(), st.integers(0, 2))
+taken_quotes = st.builds(Quote, arrivals, dates, near, near, near, near)
+taken_books = st.builds(
+    lambda quote: Book(
+        quote.arrival_ns,
+        quote.time_ms,
+        () if quote.bid_px is None else ((quote.bid_px, 1.0),),
+        () if quote.ask_px is None else ((quote.ask_px, 1.0),),
+    ),
+    taken_quotes,
+)
+taken_contexts = st.builds(Context, arrivals, near, near, near, near)
+
+
+@both
+@settings(max_examples=100)
+@given(
+    st.lists(st.lists(taken_trades, min_size=4, max_size=4), max_size=6),
+    st.lists(st.lists(taken_quotes, min_size=4, max_size=4), max_size=6),
+    st.lists(st.lists(taken_books, min_size=2, max_size=2), max_size=6),
+    st.lists(st.lists(taken_contexts, min_size=2, max_size=2), max_size=6),
+    st.integers(0, 5000),
+)
+def test_differential_messages_are_taken_in(
+    prints: list[list[Trade]],
+    tops: list[list[Quote]],
+    depths: list[list[Book]],
+    samples: list[list[Context]],
+    future_ms: int,
+) -> None:
+    """Late, known, from the future, crossed and of many minutes: equal states, in equal order."""
+    ticks = ticks_of(
+        *([one for some in kind for one in some] for kind in (prints, tops, depths, samples))
+    )
+    keys = PLAIN.keys_of(ticks.trades)[::3]
+    same_states("take_trades", ticks.trades, future_ms, keys=keys)
+    same_states("take_states", ticks.quotes, QUOTE_BYTES, future_ms)
+    same_states("take_states", ticks.books, BOOK_BYTES, future_ms)
+    same_states("take_contexts", ticks.contexts)
+
+
+@both
+@pytest.mark.parametrize("room", [0, 1, 5, 6, 7])
+def test_differential_a_minute_that_is_full(room: int) -> None:
+    """What is over is counted by both, also of a print that is known."""
+    at, arrival_ns = MINUTE_MS + 5, (MINUTE_MS + 300) * 1_000_000
+    silent = pack_context(Context(arrival_ns, None, None, None, None))
+    held = silent * (kernel.MINUTE_MESSAGES_MAX - room)
+    ticks = ticks_of(
+        [Trade(arrival_ns, at, 1.0, 1.0, True, tid) for tid in (1, 2, 3, 4)],
+        [Quote(arrival_ns, at + k, 1.0, 1.0, 2.0, 1.0) for k in range(4)],
+        [Book(arrival_ns, at + k, ((1.0, 1.0),), ((2.0, 1.0),)) for k in range(4)],
+        [Context(arrival_ns, 1.0, float(k), 1.0, None) for k in range(4)],
+    )
+    prints = same_states("take_trades", ticks.trades, 0, held=held)
+    states = [
+        same_states("take_states", ticks.quotes, QUOTE_BYTES, 0, held=held),
+        same_states("take_states", ticks.books, BOOK_BYTES, 0, held=held),
+        same_states("take_contexts", ticks.contexts, held=held),
+    ]
+    new = min(room, 4)  # two, and then those two again with two more
+    assert len(prints.minutes[2 * MINUTE_MS].trades) == new * TRADE_BYTES
+    assert (
+        prints.dropped.get(kernel.OVERFLOW, 0) + prints.dropped.get(kernel.DUPLICATE, 0) == 6 - new
+    )
+    assert prints.dropped.get(kernel.DUPLICATE, 0) == (2 if room > 2 else 0)
+    for state, kind, size in (
+        (states[0], "quotes", QUOTE_BYTES),
+        (states[1], "books", BOOK_BYTES),
+        (states[2], "contexts", CONTEXT_BYTES),
+    ):
+        over = max(0, 6 - room)
+        held_before = len(held) if kind == "contexts" else 0
+        assert len(getattr(state.minutes[2 * MINUTE_MS], kind)) - held_before == (6 - over) * size
+        assert state.dropped == ({kernel.OVERFLOW: over} if over else {})
 
 
 @both
