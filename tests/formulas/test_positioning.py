@@ -159,6 +159,23 @@ def test_a_rate_of_zero_is_a_rate() -> None:
     assert newest_funding([context(funding=2e-4), context(funding=0.0)]) == 0.0
 
 
+# --- what carries over ---------------------------------------------------------------------------
+
+some = st.none() | st.floats(0, 200)
+mixed = st.lists(st.builds(Context, st.integers(0, 9), some, some, some, some), max_size=9)
+
+
+@given(mixed)
+def test_oracle_what_a_minute_leaves_behind(contexts: list[Context]) -> None:
+    """The last sample and the last rate, each wherever it is; as the whole minute has them."""
+    samples = [c for c in contexts if None not in (c.open_interest_base, c.mark_px)]
+    rates = [c.funding_rate for c in contexts if c.funding_rate is not None]
+    sample, rate = kernel.newest_context(ticks_of(contexts=contexts).contexts)
+    assert sample == ticks_of(contexts=samples[-1:]).contexts
+    assert rate == (rates[-1] if rates else None)
+    assert (sample, rate) == contexts_of(contexts)[1:3]
+
+
 # --- changes -------------------------------------------------------------------------------------
 
 

@@ -319,6 +319,7 @@ def test_differential_a_minute(
         same("top_of_book", carry, in_order(records, QUOTE_BYTES), 0, MINUTE_MS, at_ms)
     same("depth_columns", before.books, in_order(ticks.books, BOOK_BYTES), 0, MINUTE_MS)
     same("contexts_of", ticks.contexts)
+    same("newest_context", ticks.contexts)
 
 
 @pytest.mark.parametrize("form", [PLAIN, COMPILED], ids=["plain", "compiled"])
