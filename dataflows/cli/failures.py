@@ -38,6 +38,7 @@ KNOWN = {
     "dataflows.connectors.replay_schema.SchemaError": USAGE,
     "dataflows.connectors.kafka_options.OptionsError": USAGE,
     "dataflows.connectors.state_file.StateError": INPUT,
+    "operators.assemble.StateError": INPUT,
     "dataflows.connectors.topic_source.SourceError": FAILED,
     "dataflows.connectors.topics.TopicError": FAILED,
     "dataflows.connectors.embedded_postgres.PostgresError": FAILED,

@@ -29,6 +29,7 @@ from dataflows.cli.failures import (
 from dataflows.cli.group import COMMANDS
 from dataflows.connectors.recorder import RecorderError
 from dataflows.connectors.ticklog import LogError
+from operators.assemble import StateError
 
 ROOT = Path(__file__).parents[2]
 HEAVY = (
@@ -129,6 +130,7 @@ def chained(outer: BaseException, inner: BaseException) -> BaseException:
         (chained(BytewaxRuntimeError("step"), LogError("gone")), Failure("gone", INPUT)),
         (chained(BytewaxRuntimeError("step"), KeyError("x")), None),
         (chained(LogError("gone"), KeyError("x")), Failure("gone", INPUT)),
+        (chained(BytewaxRuntimeError("step"), StateError("old")), Failure("old", INPUT)),
         (RecorderError("coins"), Failure("coins", USAGE)),
         (chained(RecorderError("died"), OSError(28, "full")), Failure("died", FAILED)),
         (FileNotFoundError(2, "No such file", "a.csv"), Failure("a.csv: No such file", INPUT)),
