@@ -3,6 +3,7 @@
 # No option that changes arithmetic (setup.py): each double operation is the one Python does.
 
 import cython
+from cpython.array cimport array as carray
 
 cdef extern from "math.h" nogil:
     double c_frexp "frexp"(double x, int* exponent)
@@ -25,7 +26,7 @@ cdef list _TENS
 cdef double WEIGHT_MAX, WEIGHT_SHRINK
 cdef int PER_OCTAVE, EXPONENT_SHIFT, DEPTH_LEVELS, INIT_PASSES
 cdef long long DAY_MS, HOUR_MS, MINUTE_MS
-cdef int SLOPE_BARS, BASIS_MIN
+cdef int SLOPE_BARS, BASIS_MIN, STATE_VERSION
 cdef tuple PRICED, RETURNS
 cdef Py_ssize_t TRADE_BYTES, QUOTE_BYTES, BOOK_BYTES, CONTEXT_BYTES, MINUTE_MESSAGES_MAX
 cdef long long NS_OF_MS
@@ -335,7 +336,7 @@ cpdef tuple newest_context(bytearray contexts)
 
 cdef double _premium_bp(double mark, double oracle) except? -1.0
 
-@cython.locals(at=Py_ssize_t)
+@cython.locals(at=Py_ssize_t, count=Py_ssize_t, newest=cython.longlong, found=cython.longlong)
 cpdef object value_at(list labels, list values, long long label_ms)
 
 @cython.locals(first=cython.longlong, k=cython.longlong)
@@ -360,74 +361,179 @@ cpdef object open_interest_changes(
     dict columns, list labels, list coins, long long label_ms, long long back
 )
 
+cdef class Sketch:
+    cdef public double w, t
+    cdef public carray keys, weights
+
+cdef class Baseline:
+    cdef public double clamp_lo, clamp_hi, m, v, Wm, Ws, d
+    cdef public long long version, n, null_count
+    cdef public object day, last_ts_ms
+    cdef public carray buf
+    cdef public Sketch sketch
+
+cdef class Checkpoint:
+    cdef public double clamp_lo, clamp_hi, m, v, Wm, Ws, d, w, t, weight
+    cdef public long long n, null_count
+    cdef public object day, last_ts_ms, key, faded
+    cdef public carray buf
+    cdef public Sketch sketch
+
+cdef class Plan:
+    cdef public object feature, robust
+    cdef public str name, transform
+    cdef double s_min, d_min, x_zero, a_m, a_s, growth, clip_sigma, kappa, d_clip
+    cdef double sketch_prune_share
+    cdef bint has_d, ranked, scored
+    cdef public long long min_samples, low_confidence_samples
+
+cdef class Seen:
+    cdef public bint warm, has_z, has_q, floored
+    cdef public double z, q, m, s
+
+cdef class Entry:
+    cdef public Plan plan
+    cdef public str name
+    cdef public object source, z, q, mean, scale, divisor, clamp
+    cdef public tuple raw
+    cdef public bint hourly, warm
+
+
+cdef inline int *ints_of(carray values) noexcept:
+    return values.data.as_ints
+
+cdef inline double *doubles_of(carray values) noexcept:
+    return values.data.as_doubles
+
+
+cdef inline Py_ssize_t place_of(const int *keys, Py_ssize_t count, long long k) noexcept:
+    """bisect.bisect_left over whole numbers."""
+    cdef Py_ssize_t low = 0, high = count, middle
+    while low < high:
+        middle = (low + high) >> 1
+        if keys[middle] < k:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+cdef inline double sum_of_first(const double *values, Py_ssize_t n) except? -1.0:
+    """Sum of the first n values, correctly rounded."""
+    cdef Py_ssize_t i
+    cdef Sum sum = Sum(0.0, 0.0, 0.0)
+    cdef double found = 0.0
+    if n == 0:
+        return 0.0
+    for i in range(n):
+        add_to(&sum, values[i])
+    if is_certain(&sum, n, &found):
+        return found
+    import math
+    return math.fsum([values[i] for i in range(n)])
+
+
 @cython.locals(w=double, f=double, e=int, k=cython.longlong, i=cython.longlong)
 cpdef long long key(double x, double x_zero) except? -1
 
-@cython.locals(w=double, t=double, keys=list, weights=list, at=Py_ssize_t, b=double)
-cpdef object add_at(object sketch, long long k, double growth)
+@cython.locals(
+    w=double, t=double, keys=cython.p_int, weights=cython.p_double, at=Py_ssize_t,
+    count=Py_ssize_t, index=Py_ssize_t
+)
+cpdef object add_at(Sketch sketch, long long k, double growth)
 
-@cython.locals(keys=list, at=Py_ssize_t)
-cpdef object weight_at(object sketch, long long k)
+@cython.locals(keys=cython.p_int, at=Py_ssize_t, count=Py_ssize_t)
+cpdef double held_at(Sketch sketch, long long k) except? -1.0
 
-@cython.locals(keys=list, weights=list, at=Py_ssize_t, own=double)
-cpdef object rank_at(object sketch, long long k)
+@cython.locals(keys=cython.p_int, at=Py_ssize_t, count=Py_ssize_t, used=bint)
+cpdef object put_weight(Sketch sketch, long long k, object weight)
+
+@cython.locals(
+    keys=cython.p_int, weights=cython.p_double, at=Py_ssize_t, count=Py_ssize_t, own=double
+)
+cpdef double rank_at(Sketch sketch, long long k) except? -1.0
 
 @cython.locals(octave=int, i=int, e=int, near=double, far=double)
 cpdef (double, double) edges(long long k)
 
 @cython.locals(
-    keys=list, weights=list, target=double, c=double, b=double, lo=double, hi=double,
-    index=Py_ssize_t
+    keys=cython.p_int, weights=cython.p_double, target=double, c=double, b=double, lo=double,
+    hi=double, index=Py_ssize_t, count=Py_ssize_t
 )
-cpdef object quantile(object sketch, double p)
+cpdef double quantile_of(Sketch sketch, double p) except? -1.0
 
-@cython.locals(least=double, keys=list, weights=list, index=Py_ssize_t)
-cpdef list lighter(object sketch, double share)
+@cython.locals(
+    least=double, keys=cython.p_int, weights=cython.p_double, index=Py_ssize_t, count=Py_ssize_t
+)
+cpdef list lighter_bins(Sketch sketch, double share)
 
-@cython.locals(least=double, keys=list, weights=list, kept=list, index=Py_ssize_t)
-cpdef object prune(object sketch, double share)
+@cython.locals(
+    least=double, keys=cython.p_int, weights=cython.p_double, index=Py_ssize_t, count=Py_ssize_t,
+    kept=Py_ssize_t
+)
+cpdef object prune_bins(Sketch sketch, double share)
 
 cpdef double transformed(double x, double d, str transform) except? -1.0
 
 cpdef bint in_domain(double x, str transform) except? -1
 
-@cython.locals(w=double, k=object)
-cpdef object checkpoint(
-    object make, object state, object x, long long label_ms, object feature, object decay,
-    object robust
+@cython.locals(kept=Checkpoint, sketch=Sketch, k=cython.longlong, day=cython.longlong)
+cpdef Checkpoint checkpoint(Baseline state, object x, long long label_ms, Plan plan)
+
+@cython.locals(sketch=Sketch)
+cpdef object restore(Baseline state, Checkpoint before)
+
+@cython.locals(value=double, k=cython.longlong, y=double, scored=bint)
+cpdef object apply(
+    Baseline state, Seen seen, object x, long long label_ms, str dq, Plan plan
 )
 
-cpdef tuple apply(
-    object state, object x, long long label_ms, str dq, object feature, object decay,
-    object robust
-)
-
-cdef int _advance(object state, long long label_ms) except -1
+@cython.locals(last=cython.longlong)
+cdef int _advance(Baseline state, long long label_ms) except -1
 
 @cython.locals(
     n=cython.longlong, a_m=double, a_s=double, w_m=double, w_s=double, gm=double, gs=double,
-    d=double, u=double, y=double, m=double, v=double, s_min=double, kappa=double, limit=double,
-    e=double, transform=str
+    d=double, u=double, y=double, m=double, v=double, limit=double, e=double, transform=str,
+    is_new=bint, before=cython.longlong
 )
-cpdef object update(
-    object state, double x, long long k, long long day, object feature, object decay,
-    object robust
-)
+cpdef double update(Baseline state, double x, long long k, long long day, Plan plan) except? -1.0
 
-cdef object _initialise(object state, object feature, object robust)
+cdef object _initialise(Baseline state, Plan plan)
 
-@cython.locals(s=double, z1=double, z3=double, reach=double)
-cdef tuple _clamp_bounds(object state, object feature, object robust)
+@cython.locals(q1=double, q3=double, s=double, z1=double, z3=double, reach=double)
+cdef tuple _clamp_bounds(Baseline state, Plan plan)
 
 @cython.locals(m=double, s=double, s_min=double)
-cpdef tuple normalised(object state, object k, object y, object feature, object robust)
+cpdef object look(
+    Baseline state, Seen seen, long long k, double y, bint scored, Plan plan
+)
 
 @cython.locals(
-    clamps=dict, floored=list, young=list, checkpoints=dict, off_hour=bint, least=cython.longlong,
-    names=tuple, result=tuple, index=Py_ssize_t
+    clamps=dict, floored=list, warmup=bint, seen=Seen, dq=str, off_hour=bint, priced=bint,
+    entry=Entry, plan=Plan, state=Baseline
 )
-cpdef tuple normalise(
-    dict baselines, tuple entries, dict columns, long long label_ms, object robust, object make
+cpdef dict normalise(
+    dict baselines, tuple entries, dict columns, dict given, long long label_ms,
+    dict checkpoints
 )
 
-cpdef object input_of(str name, object value, dict columns)
+@cython.locals(sketch=Sketch, starts=carray, lengths=carray, buf=carray)
+cpdef bytes dump(Baseline state)
+
+@cython.locals(
+    count=Py_ssize_t, found=cython.p_int, runs=Py_ssize_t, index=Py_ssize_t, starts=carray,
+    lengths=carray, first=cython.p_int, length=cython.p_int, at=Py_ssize_t
+)
+cpdef tuple runs_of(carray keys)
+
+@cython.locals(
+    sketch=Sketch, finite=bint, above=bint, count=Py_ssize_t, index=Py_ssize_t,
+    samples=cython.p_double, weights=cython.p_double
+)
+cpdef object check(Baseline state)
+
+cpdef bint is_finite(double x) noexcept
+
+cpdef str confidence(long long n, Plan plan)
+
+cpdef object input_of(str name, object value, dict columns, bint priced)

@@ -2,18 +2,20 @@
 
 Rules of this file: one source, two forms. It runs as it stands; `setup.py` also compiles it, with
 the C types of kernel.pxd, and where that was built from this very text its functions take the place
-of these (operators/native.py). Hence functions alone, over plain values, lists, and records and
-states by attribute; and expressions that give the same bits in C: + - * /, sqrt, frexp and
-comparisons in the order written, sums correctly rounded.  Numerics 2-7, 11; decision 9.
+of these (operators/native.py). Hence functions over plain values, lists, and records and states by
+attribute, and classes of plain fields; and expressions that give the same bits in C: + - * /, sqrt,
+frexp and comparisons in the order written, sums correctly rounded.  Numerics 2-7, 11; decision 9.
 """
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left  # plain form only
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
 from math import frexp, fsum, ldexp, sqrt  # plain form only
-from struct import Struct  # plain form only
-from typing import TYPE_CHECKING, Any, TypeVar
+from struct import Struct
+from typing import TYPE_CHECKING, Any
 
 import msgspec  # plain form only
 
@@ -23,11 +25,7 @@ from operators.records import Context, Quote, Trade  # plain form only
 
 if TYPE_CHECKING:
     from operators.assemble import AssemblyState, Instants, Minute
-    from operators.baselines import Baseline, Decay, Feature, Robust
-    from operators.formulas.sketch import Sketch
-    from operators.normalize import Entry
-
-    Kept = TypeVar("Kept")
+    from operators.baselines import Confidence, Decay, Feature, Robust
 
 # --- elementary functions (numerics 6) -----------------------------------------------------------
 
@@ -804,11 +802,23 @@ def rate_of_change(now: float | None, before: float | None) -> float | None:
 
 # --- closed bars ---------------------------------------------------------------------------------
 
+HOUR_MS = 3_600_000
+DAY_MS = 86_400_000
+
 
 def value_at(labels: list[int], values: list[float | None], label_ms: int) -> float | None:
     """Return the value of the bar with a label, labels ascending; NULL when there is none."""
+    count = len(labels)
+    if not count:
+        return None
+    newest = labels[count - 1]
+    at = count - 1 - (newest - label_ms) // MINUTE_MS  # where it is without holes
+    if 0 <= at < count:
+        found = labels[at]
+        if found == label_ms:
+            return values[at]
     at = bisect_left(labels, label_ms)
-    if at == len(labels) or labels[at] != label_ms:
+    if at == count or labels[at] != label_ms:
         return None
     return values[at]
 
@@ -842,8 +852,6 @@ def push(
             del column[0]
 
 
-HOUR_MS = 3_600_000
-DAY_MS = 86_400_000
 RETURNS = (("ret_m_1", 1), ("ret_m_5", 5), ("ret_m_15", 15))
 SLOPE_BARS = 5
 BASIS_MIN = 5
@@ -862,8 +870,9 @@ def minute_changes(
         before = value_at(labels, mids, label_ms - minutes * MINUTE_MS)
         columns[name] = rounded(simple_return(mid, before))
     rate = columns["funding_h_1"]
-    before = value_at(labels, table["funding_h_1"], label_ms - HOUR_MS)
-    columns["dfunding_h_1"] = rounded(change(rate, before))
+    if rate is not None:
+        before = value_at(labels, table["funding_h_1"], label_ms - HOUR_MS)
+        columns["dfunding_h_1"] = rounded(change(rate, before))
     if columns["basis_bp_m_1"] is not None:
         window = values_to(labels, table["basis_bp_m_1"], label_ms, BASIS_MIN, MINUTE_MS)
         known = [basis for basis in window if basis is not None]
@@ -912,6 +921,77 @@ WEIGHT_MAX = 1099511627776.0  # 2^40
 WEIGHT_SHRINK = 1.0 / WEIGHT_MAX  # a power of two: rescaling is exact
 
 
+class Sketch:
+    """Decayed weights by bin. Bound: the bins in use, 100 to 750 in practice, thinned by prune.
+
+    w : weight of the newest sample; t : total weight.
+    keys : the bins in use, ascending; weights : what each of them holds, > 0, in the same order.
+    """
+
+    def __init__(
+        self,
+        w: float = 1.0,
+        t: float = 0.0,
+        keys: Iterable[int] = (),
+        weights: Iterable[float] = (),
+    ) -> None:
+        self.w = w
+        self.t = t
+        self.keys = array("i", keys)
+        self.weights = array("d", weights)
+
+    def _fields(self) -> tuple[Any, ...]:
+        return self.w, self.t, self.keys, self.weights
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sketch) and self._fields() == other._fields()
+
+    def __repr__(self) -> str:
+        return f"Sketch{self._fields()!r}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Sketch, self._fields()
+
+    def add(self, x: float, growth: float, x_zero: float) -> None:
+        """Count x, `growth` times as heavy as the sample before it."""
+        add_at(self, key(x, x_zero), growth)
+
+    def weight_at(self, k: int) -> float | None:
+        """Weight of bin k; None when it is not in use."""
+        return held_at(self, k) or None
+
+    def put_at(self, k: int, weight: float | None) -> None:
+        """Make bin k hold `weight`, None for not in use; the total is the caller's business."""
+        put_weight(self, k, weight)
+
+    def rank(self, x: float, x_zero: float) -> float | None:
+        """Share of the weight below x, half of its own bin included; None when empty.
+
+        In [0, 1]; values of one bin share one rank, so ties get the mid-rank.
+        """
+        if not len(self.keys):
+            return None
+        return rank_at(self, key(x, x_zero))
+
+    def quantile(self, p: float) -> float | None:
+        """Value below which the share p in [0, 1] lies, linear within a bin; None when empty."""
+        if not len(self.keys):
+            return None
+        return quantile_of(self, p)
+
+    def lighter(self, share: float) -> list[tuple[int, float]]:
+        """Bins that `prune` would drop, ascending, with their weights."""
+        return lighter_bins(self, share)
+
+    def prune(self, share: float) -> None:
+        """Drop bins lighter than `share` of the total; what is left is the new total."""
+        prune_bins(self, share)
+
+    def copy(self) -> Sketch:
+        """Return an independent copy."""
+        return Sketch(self.w, self.t, self.keys, self.weights)
+
+
 def key(x: float, x_zero: float) -> int:
     """Bin of x: 0 within x_zero of zero, else the sign and 1 + index of its linear sub-octave.
 
@@ -928,46 +1008,79 @@ def key(x: float, x_zero: float) -> int:
     return k if x > 0.0 else -k
 
 
+def ints_of(values: array[int]) -> array[int]:  # plain form only
+    return values  # plain form only
+
+
+def doubles_of(values: array[float]) -> array[float]:  # plain form only
+    return values  # plain form only
+
+
+def place_of(keys: array[int], count: int, k: int) -> int:  # plain form only
+    return bisect_left(keys, k)  # plain form only
+
+
 def add_at(sketch: Sketch, k: int, growth: float) -> None:
     """Count a sample of bin k, `growth` times as heavy as the sample before it."""
     w = sketch.w * growth
     t = sketch.t
+    count = len(sketch.keys)
+    keys = ints_of(sketch.keys)
+    weights = doubles_of(sketch.weights)
     if w >= WEIGHT_MAX:
         w *= WEIGHT_SHRINK
         t *= WEIGHT_SHRINK
-        sketch.weights = [b * WEIGHT_SHRINK for b in sketch.weights]
-    keys = sketch.keys
-    weights = sketch.weights
-    at = bisect_left(keys, k)
-    if at < len(keys) and keys[at] == k:
+        for index in range(count):
+            weights[index] *= WEIGHT_SHRINK
+    at = place_of(keys, count, k)
+    if at < count and keys[at] == k:
         weights[at] += w
     else:
-        keys.insert(at, k)
-        weights.insert(at, w)
+        sketch.keys.insert(at, k)
+        sketch.weights.insert(at, w)
     sketch.t = t + w
     sketch.w = w
 
 
-def weight_at(sketch: Sketch, k: int) -> float | None:
-    """Weight of bin k; None when it is not in use."""
-    keys = sketch.keys
-    at = bisect_left(keys, k)
-    return sketch.weights[at] if at < len(keys) and keys[at] == k else None
+def held_at(sketch: Sketch, k: int) -> float:
+    """Weight of bin k; 0 when it is not in use."""
+    count = len(sketch.keys)
+    keys = ints_of(sketch.keys)
+    at = place_of(keys, count, k)
+    if at < count and keys[at] == k:
+        return doubles_of(sketch.weights)[at]
+    return 0.0
 
 
-def rank_at(sketch: Sketch, k: int) -> float | None:
-    """Share of the weight below bin k, half of its own included; None when empty."""
-    keys = sketch.keys
-    if not keys:
-        return None
-    weights = sketch.weights
-    at = bisect_left(keys, k)
-    own: float = weights[at] if at < len(keys) and keys[at] == k else 0.0
-    return (_sum_of_first(weights, at) + 0.5 * own) / sketch.t
+def put_weight(sketch: Sketch, k: int, weight: float | None) -> None:
+    """Make bin k hold `weight`, None for not in use; the total is the caller's business."""
+    count = len(sketch.keys)
+    keys = ints_of(sketch.keys)
+    at = place_of(keys, count, k)
+    used = at < count and keys[at] == k
+    if weight is None:
+        if used:
+            del sketch.keys[at]
+            del sketch.weights[at]
+    elif used:
+        sketch.weights[at] = weight
+    else:
+        sketch.keys.insert(at, k)
+        sketch.weights.insert(at, weight)
+
+
+def rank_at(sketch: Sketch, k: int) -> float:
+    """Share of the weight below bin k, half of its own included; of a sketch that is not empty."""
+    count = len(sketch.keys)
+    keys = ints_of(sketch.keys)
+    weights = doubles_of(sketch.weights)
+    at = place_of(keys, count, k)
+    own = weights[at] if at < count and keys[at] == k else 0.0
+    return (sum_of_first(weights, at) + 0.5 * own) / sketch.t
 
 
 # From the back, where the heavy bins are: the same bits, a quarter faster.
-def _sum_of_first(values: list[float], count: int) -> float:  # plain form only
+def sum_of_first(values: array[float], count: int) -> float:  # plain form only
     return fsum(reversed(values[:count]))  # plain form only
 
 
@@ -988,48 +1101,228 @@ def edges(k: int) -> tuple[float, float]:
     return (near, far) if k > 0 else (-far, -near)
 
 
-def quantile(sketch: Sketch, p: float) -> float | None:
-    """Value below which the share p in [0, 1] lies, linear within a bin; None when empty."""
-    keys = sketch.keys
-    weights = sketch.weights
-    if not keys:
-        return None
+def quantile_of(sketch: Sketch, p: float) -> float:
+    """Value below which the share p in [0, 1] lies, linear within a bin; of a sketch that is not
+    empty."""
+    count = len(sketch.keys)
+    keys = ints_of(sketch.keys)
+    weights = doubles_of(sketch.weights)
     target = p * sketch.t
     c = 0.0
-    for index in range(len(keys)):
+    for index in range(count):
         b = weights[index]
         if c + b >= target:
             lo, hi = edges(keys[index])
             return lo + (hi - lo) * ((target - c) / b)
         c += b
-    return edges(keys[-1])[1]  # the running sum may end a rounding error short of t
+    return edges(keys[count - 1])[1]  # the running sum may end a rounding error short of t
 
 
-def lighter(sketch: Sketch, share: float) -> list[tuple[int, float]]:
+def lighter_bins(sketch: Sketch, share: float) -> list[tuple[int, float]]:
     """Bins that `prune` would drop, ascending, with their weights."""
     least = share * sketch.t
-    keys = sketch.keys
-    weights = sketch.weights
-    return [(keys[index], weights[index]) for index in range(len(keys)) if weights[index] < least]
+    count = len(sketch.keys)
+    keys = ints_of(sketch.keys)
+    weights = doubles_of(sketch.weights)
+    return [(keys[index], weights[index]) for index in range(count) if weights[index] < least]
 
 
-def prune(sketch: Sketch, share: float) -> None:
+def prune_bins(sketch: Sketch, share: float) -> None:
     """Drop bins lighter than `share` of the total; what is left is the new total."""
     least = share * sketch.t
-    keys = sketch.keys
-    weights = sketch.weights
-    kept = [index for index in range(len(keys)) if weights[index] >= least]
-    if len(kept) < len(keys):
-        sketch.keys = [keys[index] for index in kept]
-        weights = [weights[index] for index in kept]
-        sketch.weights = weights
-    sketch.t = fsum(weights)
+    count = len(sketch.keys)
+    keys = ints_of(sketch.keys)
+    weights = doubles_of(sketch.weights)
+    kept = 0
+    for index in range(count):
+        if weights[index] >= least:
+            keys[kept] = keys[index]
+            weights[kept] = weights[index]
+            kept += 1
+    if kept < count:
+        del sketch.keys[kept:]
+        del sketch.weights[kept:]
+    sketch.t = sum_of_first(doubles_of(sketch.weights), kept)
 
 
 # --- baselines (numerics 5, 8) -------------------------------------------------------------------
 
 PRICED = ("ret_abs", "ret_abs_5")  # features that a return beyond the bound does not feed
 INIT_PASSES = 3  # refinements of scale and location from the first samples
+STATE_VERSION = 2  # of the fields of Baseline, their meaning and their serialisation
+
+
+class Baseline:
+    """State of one (asset, timeframe, feature). Numerics 4.
+
+    n : accepted samples; m, v : location and variance of g(x); Wm, Ws : their total weights.
+    d : divisor inside asinh, units of x. buf : the first samples, empty from min_samples on.
+    day : UTC day number of the last accepted bar; clamp_lo, clamp_hi : sigma.
+    null_count : bars without a value. last_ts_ms : close of the last bar that changed the state.
+    Bound: buf < min_samples; the sketch's bins.
+    """
+
+    def __init__(
+        self,
+        clamp_lo: float,
+        clamp_hi: float,
+        version: int = STATE_VERSION,
+        n: int = 0,
+        m: float = 0.0,
+        v: float = 0.0,
+        Wm: float = 0.0,
+        Ws: float = 0.0,
+        d: float = 0.0,
+        buf: Iterable[float] = (),
+        day: int | None = None,
+        null_count: int = 0,
+        last_ts_ms: int | None = None,
+        sketch: Sketch | None = None,
+    ) -> None:
+        self.clamp_lo = clamp_lo
+        self.clamp_hi = clamp_hi
+        self.version = version
+        self.n = n
+        self.m = m
+        self.v = v
+        self.Wm = Wm
+        self.Ws = Ws
+        self.d = d
+        self.buf = array("d", buf)
+        self.day = day
+        self.null_count = null_count
+        self.last_ts_ms = last_ts_ms
+        self.sketch = Sketch() if sketch is None else sketch
+
+    def _fields(self) -> tuple[Any, ...]:
+        return (
+            self.clamp_lo,
+            self.clamp_hi,
+            self.version,
+            self.n,
+            self.m,
+            self.v,
+            self.Wm,
+            self.Ws,
+            self.d,
+            self.buf,
+            self.day,
+            self.null_count,
+            self.last_ts_ms,
+            self.sketch,
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Baseline) and self._fields() == other._fields()
+
+    def __repr__(self) -> str:
+        return f"Baseline{self._fields()!r}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Baseline, self._fields()
+
+    def copy(self) -> Baseline:
+        """Return an independent copy: what happens to one never shows in the other."""
+        twin = Baseline(*self._fields())
+        twin.sketch = self.sketch.copy()
+        return twin
+
+
+class Checkpoint:
+    """What one bar may change in a Baseline, as it was before the bar: enough to undo the bar.
+
+    clamp_lo to t : as in Baseline and its sketch. key : bin of the bar's value, None for NULL;
+    weight : what that bin held, 0 when it was not in use.
+    buf : copy, where the bar ends the warm-up. faded : bins and weights that the bar drops if it
+    starts a day. sketch : copy, where the bar rescales all weights (every 40 half-lives).
+    """
+
+    def __init__(self, *fields: Any) -> None:
+        (
+            self.clamp_lo,
+            self.clamp_hi,
+            self.n,
+            self.m,
+            self.v,
+            self.Wm,
+            self.Ws,
+            self.d,
+            self.day,
+            self.null_count,
+            self.last_ts_ms,
+            self.w,
+            self.t,
+            self.key,
+            self.weight,
+            self.buf,
+            self.faded,
+            self.sketch,
+        ) = fields
+
+    def fields(self) -> tuple[Any, ...]:
+        """Return all of it, in the order in which it is made."""
+        return (
+            self.clamp_lo,
+            self.clamp_hi,
+            self.n,
+            self.m,
+            self.v,
+            self.Wm,
+            self.Ws,
+            self.d,
+            self.day,
+            self.null_count,
+            self.last_ts_ms,
+            self.w,
+            self.t,
+            self.key,
+            self.weight,
+            self.buf,
+            self.faded,
+            self.sketch,
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Checkpoint) and self.fields() == other.fields()
+
+    def __repr__(self) -> str:
+        return f"Checkpoint{self.fields()!r}"
+
+
+class Plan:
+    """What is fixed for a baseline: its Feature, Decay and Robust, each number at hand."""
+
+    def __init__(self, feature: Feature, decay: Decay, robust: Robust) -> None:
+        self.feature = feature
+        self.robust = robust
+        self.name = feature.name
+        self.transform = feature.transform
+        self.s_min = feature.s_min
+        self.has_d = feature.d_min is not None
+        self.d_min = 0.0 if feature.d_min is None else feature.d_min
+        self.x_zero = feature.x_zero
+        self.ranked = feature.ranked
+        self.scored = feature.scored
+        self.a_m = decay.a_m
+        self.a_s = decay.a_s
+        self.growth = decay.growth
+        self.min_samples = robust.min_samples
+        self.low_confidence_samples = robust.low_confidence_samples
+        self.clip_sigma = robust.clip_sigma
+        self.kappa = robust.kappa
+        self.d_clip = robust.d_clip
+        self.sketch_prune_share = robust.sketch_prune_share
+
+
+class Seen:
+    """A value seen through its baseline, as Normalised; meaningless where has_* or `warm` is false.
+
+    warm : enough samples. floored : the scale is its floor.
+    """
+
+    def __init__(self) -> None:
+        self.warm = self.has_z = self.has_q = self.floored = False
+        self.z = self.q = self.m = self.s = 0.0
 
 
 def transformed(x: float, d: float, transform: str) -> float:
@@ -1050,61 +1343,77 @@ def in_domain(x: float, transform: str) -> bool:
     return 0.0 < x <= HUGE if transform == "log" else 0.0 <= x <= HUGE
 
 
-def checkpoint(
-    make: Callable[..., Kept],
-    state: Baseline,
-    x: float | None,
-    label_ms: int,
-    feature: Feature,
-    decay: Decay,
-    robust: Robust,
-) -> Kept:
-    """Return what `make` makes of the fields of a Checkpoint, as they are before a bar."""
-    k = weight = buf = faded = copied = None
+def checkpoint(state: Baseline, x: float | None, label_ms: int, plan: Plan) -> Checkpoint:
+    """Return what `restore` needs to undo the bar of a value, whatever its dq."""
+    kept = Checkpoint.__new__(Checkpoint)
     sketch = state.sketch
-    w = sketch.w
+    kept.clamp_lo = state.clamp_lo
+    kept.clamp_hi = state.clamp_hi
+    kept.n = state.n
+    kept.m = state.m
+    kept.v = state.v
+    kept.Wm = state.Wm
+    kept.Ws = state.Ws
+    kept.d = state.d
+    kept.day = state.day
+    kept.null_count = state.null_count
+    kept.last_ts_ms = state.last_ts_ms
+    kept.w = sketch.w
+    kept.t = sketch.t
+    kept.key = kept.buf = kept.faded = kept.sketch = None
+    kept.weight = 0.0
     if x is not None:
-        assert in_domain(x, feature.transform), f"{x!r} is no value of {feature.name} at {label_ms}"
-        k = key(x, feature.x_zero)
-        weight = weight_at(sketch, k)
-        if state.n + 1 == robust.min_samples:
-            buf = state.buf.copy()
-        if state.day is not None and state.day != (label_ms - 1) // DAY_MS:
-            faded = lighter(sketch, robust.sketch_prune_share)
-        if w * decay.growth >= WEIGHT_MAX:  # the bar will shrink all weights
-            copied = sketch.copy()
-    return make(
-        state.clamp_lo,
-        state.clamp_hi,
-        state.n,
-        state.m,
-        state.v,
-        state.Wm,
-        state.Ws,
-        state.d,
-        state.day,
-        state.null_count,
-        state.last_ts_ms,
-        w,
-        sketch.t,
-        k,
-        weight,
-        buf,
-        faded,
-        copied,
-    )
+        assert in_domain(x, plan.transform), f"{x!r} is no value of {plan.name} at {label_ms}"
+        k = key(x, plan.x_zero)
+        kept.key = k
+        kept.weight = held_at(sketch, k)
+        if state.n + 1 == plan.min_samples:
+            kept.buf = array("d", state.buf)
+        if state.day is not None:
+            day = state.day
+            if day != (label_ms - 1) // DAY_MS:
+                kept.faded = lighter_bins(sketch, plan.sketch_prune_share)
+        if sketch.w * plan.growth >= WEIGHT_MAX:  # the bar will shrink all weights
+            kept.sketch = sketch.copy()
+    return kept
 
 
-def apply(
-    state: Baseline,
-    x: float | None,
-    label_ms: int,
-    dq: str,
-    feature: Feature,
-    decay: Decay,
-    robust: Robust,
-) -> tuple[Any, ...]:
-    """Update a baseline with one bar; return the fields of its Normalised, in their order.
+def restore(state: Baseline, before: Checkpoint) -> None:
+    """Put a state back to what it was before the one bar applied since, bit for bit, in place.
+
+    The checkpoint stays good for that bar and value: it can be applied and undone again.
+    """
+    assert state.n - before.n in (0, 1), f"{state.n - before.n} bars since the checkpoint, not one"
+    state.clamp_lo = before.clamp_lo
+    state.clamp_hi = before.clamp_hi
+    state.n = before.n
+    state.m = before.m
+    state.v = before.v
+    state.Wm = before.Wm
+    state.Ws = before.Ws
+    state.d = before.d
+    state.day = before.day
+    state.null_count = before.null_count
+    state.last_ts_ms = before.last_ts_ms
+    if before.buf is not None:
+        state.buf = array("d", before.buf)
+    elif before.n < len(state.buf):
+        del state.buf[before.n :]
+    if before.sketch is not None:
+        state.sketch = before.sketch.copy()
+        return
+    sketch = state.sketch
+    sketch.w = before.w
+    sketch.t = before.t
+    if before.faded is not None:
+        for k, weight in before.faded:
+            put_weight(sketch, k, weight)
+    if before.key is not None:
+        put_weight(sketch, before.key, before.weight or None)
+
+
+def apply(state: Baseline, seen: Seen, x: float | None, label_ms: int, dq: str, plan: Plan) -> None:
+    """Update a baseline with one bar and look at the bar's value through it.
 
     As `baselines.apply`, which says more.
     """
@@ -1112,46 +1421,52 @@ def apply(
     if x is None:
         _advance(state, label_ms)
         state.null_count += 1
-        return normalised(state, None, None, feature, robust)
-    assert in_domain(x, feature.transform), f"{x!r} is no value of {feature.name} at {label_ms}"
-    k = key(x, feature.x_zero)
-    y = None
+        look(state, seen, 0, 0.0, False, plan)
+        return
+    value = x
+    assert in_domain(value, plan.transform), f"{x!r} is no value of {plan.name} at {label_ms}"
+    k = key(value, plan.x_zero)
+    y = 0.0
+    scored = False
     if dq == "ok":
         _advance(state, label_ms)
-        y = update(state, x, k, (label_ms - 1) // DAY_MS, feature, decay, robust)
-    elif dq == "partial" and state.n >= robust.min_samples:
-        y = transformed(x, state.d, feature.transform)
-    return normalised(state, k, y, feature, robust)
+        scored = state.n + 1 >= plan.min_samples
+        y = update(state, value, k, (label_ms - 1) // DAY_MS, plan)
+    elif dq == "partial" and state.n >= plan.min_samples:
+        scored = True
+        y = transformed(value, state.d, plan.transform)
+    look(state, seen, k, y, scored, plan)
 
 
 def _advance(state: Baseline, label_ms: int) -> None:
-    last = state.last_ts_ms
-    assert last is None or label_ms > last, f"bar {label_ms} after bar {last}: applied twice?"
+    if state.last_ts_ms is not None:
+        last = state.last_ts_ms
+        assert label_ms > last, f"bar {label_ms} after bar {last}: applied twice?"
     state.last_ts_ms = label_ms
 
 
-def update(
-    state: Baseline, x: float, k: int, day: int, feature: Feature, decay: Decay, robust: Robust
-) -> float | None:
-    """Steps 1 to 5 of numerics 5: move the state, return g(x), None before min_samples.
+def update(state: Baseline, x: float, k: int, day: int, plan: Plan) -> float:
+    """Steps 1 to 5 of numerics 5: move the state, return g(x), 0 before min_samples.
 
     k : bin of x.
     """
-    transform = feature.transform
-    d_min = feature.d_min
-    s_min = feature.s_min
-    if day != state.day:
-        if state.day is not None and feature.scored:
-            prune(state.sketch, robust.sketch_prune_share)
-            if state.n >= robust.min_samples:
-                state.clamp_lo, state.clamp_hi = _clamp_bounds(state, feature, robust)
+    transform = plan.transform
+    is_new = state.day is None
+    if state.day is not None:
+        before = state.day
+        is_new = before != day
+    if is_new:
+        if state.day is not None and plan.scored:
+            prune_bins(state.sketch, plan.sketch_prune_share)
+            if state.n >= plan.min_samples:
+                state.clamp_lo, state.clamp_hi = _clamp_bounds(state, plan)
         state.day = day
     n = state.n + 1
     state.n = n
-    if feature.scored:
-        add_at(state.sketch, k, decay.growth)
-    a_m = decay.a_m
-    a_s = decay.a_s
+    if plan.scored:
+        add_at(state.sketch, k, plan.growth)
+    a_m = plan.a_m
+    a_s = plan.a_s
     w_m = state.Wm
     w_s = state.Ws
     w_m = (1.0 - a_m) * w_m + 1.0
@@ -1159,155 +1474,326 @@ def update(
     state.Wm = w_m
     state.Ws = w_s
     d = state.d
-    if n <= robust.min_samples:
+    if n <= plan.min_samples:
         state.buf.append(x)
-        if n < robust.min_samples:
-            return None
-        _initialise(state, feature, robust)
+        if n < plan.min_samples:
+            return 0.0
+        _initialise(state, plan)
         return transformed(x, state.d, transform)
     gm = 1.0 / w_m
     gs = 1.0 / w_s
-    if d_min is not None:
-        u = min(abs(x), robust.d_clip * d)
-        d = max(d + gs * (u - d), d_min)
+    if plan.has_d:
+        u = min(abs(x), plan.d_clip * d)
+        d = max(d + gs * (u - d), plan.d_min)
         state.d = d
     y = transformed(x, d, transform)
     m = state.m
     v = state.v
-    kappa = robust.kappa
-    limit = robust.clip_sigma * max(sqrt(v), s_min)
+    limit = plan.clip_sigma * max(sqrt(v), plan.s_min)
     e = min(max(y - m, -limit), limit)
     state.m = m + gm * e
-    state.v = (1.0 - gs) * v + gs * ((1.0 - gm) * (e * e) / kappa)
+    state.v = (1.0 - gs) * v + gs * ((1.0 - gm) * (e * e) / plan.kappa)
     return y
 
 
-def _initialise(state: Baseline, feature: Feature, robust: Robust) -> None:
+def _initialise(state: Baseline, plan: Plan) -> None:
     """Set d, m and v from the collected samples, whatever their order. Numerics 5, INIT."""
-    xs = state.buf
+    robust = plan.robust
+    xs = list(state.buf)
     count = len(xs)
-    if feature.d_min is not None:
+    if plan.has_d:
         a = [abs(x) for x in xs]
-        d = max(robust.mad_consistency * median(a), feature.d_min)
+        d = max(robust.mad_consistency * median(a), plan.d_min)
         for _ in range(INIT_PASSES):
             limit = robust.d_clip * d
-            d = max(fsum([min(w, limit) for w in a]) / count, feature.d_min)
+            d = max(fsum([min(w, limit) for w in a]) / count, plan.d_min)
         state.d = d
-    ys = [transformed(x, state.d, feature.transform) for x in xs]
+    ys = [transformed(x, state.d, plan.transform) for x in xs]
     m = median(ys)
     spread = median([abs(y - m) for y in ys])
-    s = max(robust.mad_consistency * spread, feature.s_min)
+    s = max(robust.mad_consistency * spread, plan.s_min)
     for _ in range(INIT_PASSES):
         limit = robust.clip_sigma * s
         u = [min(max(y - m, -limit), limit) for y in ys]
         shift = fsum(u) / count
         var = fsum([w * w for w in u]) / count - shift * shift
         m += shift
-        s = max(sqrt(max(var, 0.0) / robust.kappa), feature.s_min)
+        s = max(sqrt(max(var, 0.0) / robust.kappa), plan.s_min)
     state.m = m
     state.v = s * s
-    state.buf = []
+    state.buf = array("d")
 
 
-def _clamp_bounds(state: Baseline, feature: Feature, robust: Robust) -> tuple[float, float]:
+def _clamp_bounds(state: Baseline, plan: Plan) -> tuple[float, float]:
     """Quartiles of x in sigma, widened by k interquartile ranges. Numerics 8."""
-    q1 = quantile(state.sketch, 0.25)
-    q3 = quantile(state.sketch, 0.75)
-    assert q1 is not None
-    assert q3 is not None
-    s = max(sqrt(state.v), feature.s_min)
-    z1 = (transformed(q1, state.d, feature.transform) - state.m) / s
-    z3 = (transformed(q3, state.d, feature.transform) - state.m) / s
+    robust = plan.robust
+    q1 = quantile_of(state.sketch, 0.25)
+    q3 = quantile_of(state.sketch, 0.75)
+    s = max(sqrt(state.v), plan.s_min)
+    z1 = (transformed(q1, state.d, plan.transform) - state.m) / s
+    z3 = (transformed(q3, state.d, plan.transform) - state.m) / s
     reach = robust.clamp_iqr_k * max(z3 - z1, robust.clamp_iqr_floor)
     return z1 - reach, z3 + reach
 
 
-def normalised(
-    state: Baseline, k: int | None, y: float | None, feature: Feature, robust: Robust
-) -> tuple[Any, ...]:
-    """Step 6 of numerics 5: z of y and q of bin k against the state as it is now."""
-    n = state.n
-    lo = state.clamp_lo
-    hi = state.clamp_hi
-    if n < robust.min_samples:
-        return None, None, None, None, None, False, lo, hi, "none", n
+def look(state: Baseline, seen: Seen, k: int, y: float, scored: bool, plan: Plan) -> None:
+    """Step 6 of numerics 5: z of y and q of bin k against the state as it is now.
+
+    scored : whether there is a value, and it is to be scored.
+    """
+    seen.has_z = seen.has_q = seen.floored = False
+    seen.warm = state.n >= plan.min_samples
+    if not seen.warm:
+        return
     m = state.m
-    d = None if feature.d_min is None else state.d
     s = sqrt(state.v)
-    s_min = feature.s_min
-    floored = s <= s_min
-    if floored:
+    s_min = plan.s_min
+    if s <= s_min:
+        seen.floored = True
         s = s_min
-    confidence = "low" if n < robust.low_confidence_samples else "ok"
-    if k is None or y is None:
-        return None, None, m, s, d, floored, lo, hi, confidence, n
-    q = rank_at(state.sketch, k) if feature.ranked else None
-    return (y - m) / s, q, m, s, d, floored, lo, hi, confidence, n
+    seen.m = m
+    seen.s = s
+    if scored:
+        seen.has_z = True
+        seen.z = (y - m) / s
+        if plan.ranked and len(state.sketch.keys):
+            seen.has_q = True
+            seen.q = rank_at(state.sketch, k)
+
+
+# --- a baseline as bytes -------------------------------------------------------------------------
+#
+#   magic | version | scalars | len(buf) | runs | bins | buf | runs: first key | runs: length
+#         | weights | digest
+#
+# Keys of the sketch are written as runs of neighbours, ascending: most bins in use touch. Little-
+# endian, 8-byte floats, never rounded, -0.0 as 0.0: equal states give equal bytes. Numerics 11.4.
+
+MAGIC = b"BASE"
+SCALARS = Struct("<4sIqqBqBq9dIII")
+DIGEST_BYTES = 16
+
+
+class CorruptState(Exception):
+    """A serialised baseline is damaged, of an unknown version, or holds an impossible value."""
+
+
+def dump(state: Baseline) -> bytes:
+    """Canonical bytes of a state, without loss; CorruptState if it holds an impossible value."""
+    check(state)
+    sketch = state.sketch
+    starts, lengths = runs_of(sketch.keys)
+    day = state.day
+    last_ts_ms = state.last_ts_ms
+    buf = state.buf
+    if len(buf):
+        buf = array("d", [x + 0.0 for x in buf])
+    scalars = SCALARS.pack(
+        MAGIC,
+        state.version,
+        state.n,
+        state.null_count,
+        day is not None,
+        day or 0,
+        last_ts_ms is not None,
+        last_ts_ms or 0,
+        state.m + 0.0,
+        state.v + 0.0,
+        state.Wm + 0.0,
+        state.Ws + 0.0,
+        state.d + 0.0,
+        state.clamp_lo + 0.0,
+        state.clamp_hi + 0.0,
+        sketch.w + 0.0,
+        sketch.t + 0.0,
+        len(buf),
+        len(starts),
+        len(sketch.keys),
+    )
+    body = b"".join(
+        (scalars, buf.tobytes(), starts.tobytes(), lengths.tobytes(), sketch.weights.tobytes())
+    )
+    return body + blake2b(body, digest_size=DIGEST_BYTES).digest()
+
+
+def runs_of(keys: array[int]) -> tuple[array[int], array[int]]:
+    """First key and length of each run of neighbouring keys; CorruptState unless keys ascend."""
+    count = len(keys)
+    found = ints_of(keys)
+    runs = min(count, 1)
+    for index in range(1, count):
+        if found[index] <= found[index - 1]:
+            raise CorruptState("the keys of the sketch do not ascend")
+        runs += found[index] != found[index - 1] + 1
+    starts = array("i", bytes(4 * runs))
+    lengths = array("i", bytes(4 * runs))
+    first = ints_of(starts)
+    length = ints_of(lengths)
+    at = -1
+    for index in range(count):
+        if not index or found[index] != found[index - 1] + 1:
+            at += 1
+            first[at] = found[index]
+        length[at] += 1
+    return starts, lengths
+
+
+def check(state: Baseline) -> None:
+    """Raise CorruptState unless every value is possible."""
+    sketch = state.sketch
+    if state.version != STATE_VERSION:
+        raise CorruptState(f"expected version {STATE_VERSION}, found {state.version}")
+    finite = (
+        is_finite(state.m)
+        and is_finite(state.v)
+        and is_finite(state.Wm)
+        and is_finite(state.Ws)
+        and is_finite(state.d)
+        and is_finite(state.clamp_lo)
+        and is_finite(state.clamp_hi)
+        and is_finite(sketch.w)
+        and is_finite(sketch.t)
+    )
+    count = len(state.buf)
+    samples = doubles_of(state.buf)
+    for index in range(count):
+        finite = finite and is_finite(samples[index])
+    if not finite:
+        raise CorruptState("a value is not a finite number")
+    if state.n < 0 or state.null_count < 0:
+        raise CorruptState(f"counts below zero: n={state.n}, null_count={state.null_count}")
+    if count and count != state.n:
+        raise CorruptState(f"{count} samples are kept, {state.n} were accepted")
+    above = state.v >= 0.0 and state.Wm >= 0.0 and state.Ws >= 0.0 and state.d >= 0.0
+    if not above or sketch.t < 0.0 or sketch.w <= 0.0:
+        raise CorruptState("a variance, divisor or weight is below zero")
+    count = len(sketch.weights)
+    if len(sketch.keys) != count:
+        raise CorruptState(f"the sketch has {len(sketch.keys)} keys and {count} weights")
+    weights = doubles_of(sketch.weights)
+    for index in range(count):
+        if not 0.0 < weights[index] <= HUGE:
+            raise CorruptState("a weight of the sketch is not a positive number")
+
+
+def is_finite(x: float) -> bool:
+    """Tell a number from an infinity and from what is none."""
+    return -HUGE <= x <= HUGE
 
 
 # --- the baselines of a row ----------------------------------------------------------------------
 
 
+class Entry:
+    """What is fixed for one baseline of a timeframe.
+
+    names : of the columns for z, q, location, scale and divisor, None where there is none.
+    clamp : name of the z column on rows. raw : columns of a bar that the source is made of.
+    warm : whether `warmup` waits for it.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        source: str,
+        names: Sequence[str | None],
+        clamp: str | None,
+        raw: tuple[str, ...],
+        *,
+        hourly: bool,
+        warm: bool,
+    ) -> None:
+        self.plan = plan
+        self.name = plan.name
+        self.source = source
+        self.z, self.q, self.mean, self.scale, self.divisor = names
+        self.clamp = clamp
+        self.raw = raw
+        self.hourly = hourly
+        self.warm = warm
+
+
 def normalise(
     baselines: dict[str, Baseline],
-    entries: Sequence[Entry],
+    entries: tuple[Entry, ...],
     columns: dict[str, Any],
+    given: dict[str, Any],
     label_ms: int,
-    robust: Robust,
-    make: Callable[..., Kept] | None,
-) -> tuple[dict[str, tuple[float, float]], list[str], list[Entry], dict[str, Kept]]:
-    """Apply a row's values to its baselines and fill the columns that say so, rounded.
+    checkpoints: dict[str, Checkpoint] | None,
+) -> dict[str, tuple[float, float]]:
+    """Apply a row's values to its baselines, and fill the columns that say so, rounded.
 
-    entries : each has its Baseline. make : of a Checkpoint, None where none is wanted.
-    Returns (bounds of each z for scoring, features whose scale is its floor, entries whose baseline
-    has too few samples, checkpoints by feature).
+    entries : each has its Baseline. given : the columns of the bar; one that is not there belongs
+    to a feed the asset does not have, and `warmup` does not wait for it. checkpoints : where one
+    is kept of each baseline, by feature; None where none is wanted.
+    Returns the bounds of each z for scoring, by its name on rows.
     """
     clamps = {}
     floored = []
-    young = []
-    checkpoints = {}
+    warmup = False
+    seen = Seen()
     dq = columns["dq_status"]
     off_hour = label_ms % HOUR_MS != 0
-    least = robust.min_samples
+    priced = "price_sanity" not in columns["dq_reasons"]
     for entry in entries:
-        feature = entry.feature
-        name = feature.name
-        names = entry.names
-        state = baselines[name]
+        plan = entry.plan
+        state = baselines[entry.name]
         if entry.hourly and off_hour:  # between its samples: what it says already
-            if names[4] is not None and state.n >= least:
-                columns[names[4]] = round12(state.d)
+            if entry.divisor is not None and state.n >= plan.min_samples:
+                columns[entry.divisor] = round12(state.d)
         else:
-            decay = entry.decay
-            x = input_of(name, columns[entry.source], columns)
-            if make is not None:
-                checkpoints[name] = checkpoint(make, state, x, label_ms, feature, decay, robust)
-            result = apply(state, x, label_ms, dq, feature, decay, robust)
-            for index in range(5):
-                column = names[index]
-                if column is not None:
-                    columns[column] = rounded(result[index])
-            if result[0] is not None:
-                if names[0] is not None:
-                    clamps[names[0]] = (round12(result[6]), round12(result[7]))
-                if result[5]:
-                    floored.append(name)
-            if name == "vol":
-                columns["q_confidence"] = result[8]
-        if state.n < least:
-            young.append(entry)
-    return clamps, floored, young, checkpoints
+            x = input_of(entry.name, columns[entry.source], columns, priced)
+            if checkpoints is not None:
+                checkpoints[entry.name] = checkpoint(state, x, label_ms, plan)
+            apply(state, seen, x, label_ms, dq, plan)
+            if seen.warm:
+                if entry.mean is not None:
+                    columns[entry.mean] = round12(seen.m)
+                if entry.scale is not None:
+                    columns[entry.scale] = round12(seen.s)
+                if entry.divisor is not None and plan.has_d:
+                    columns[entry.divisor] = round12(state.d)
+            if seen.has_z:
+                if seen.floored:
+                    floored.append(entry.name)
+                if entry.z is not None and entry.clamp is not None:
+                    columns[entry.z] = round12(seen.z)
+                    clamps[entry.clamp] = (round12(state.clamp_lo), round12(state.clamp_hi))
+            if seen.has_q and entry.q is not None:
+                columns[entry.q] = round12(seen.q)
+            if entry.name == "vol":
+                columns["q_confidence"] = confidence(state.n, plan)
+        if entry.warm and not warmup and state.n < plan.min_samples:
+            warmup = True
+            for name in entry.raw:
+                if name not in given:
+                    warmup = False
+    columns["scale_floored"] = floored
+    columns["warmup"] = warmup
+    return clamps
 
 
-def input_of(name: str, value: float | None, columns: dict[str, Any]) -> float | None:
-    """Return the raw value of a feature, NULL by the rules of numerics 2."""
+def confidence(n: int, plan: Plan) -> Confidence:
+    """Return how far a quantile of n samples can be trusted."""
+    if n < plan.min_samples:
+        return "none"
+    return "low" if n < plan.low_confidence_samples else "ok"
+
+
+def input_of(name: str, value: float | None, columns: dict[str, Any], priced: bool) -> float | None:
+    """Return the raw value of a feature, NULL by the rules of numerics 2.
+
+    priced : the row's price is not out of bounds.
+    """
+    if value is None:
+        return None
     if name == "vol":
         # A bar without prints is no sample; where prints are not counted, no volume says the same.
         count = columns["trade_count_m_1"]
         return None if (value == 0.0 if count is None else count == 0) else value
     if name in PRICED:
-        return None if "price_sanity" in columns["dq_reasons"] else value
-    if name == "spread" and value is not None and value <= 0.0:
+        return value if priced else None
+    if name == "spread" and value <= 0.0:
         return None
     return value
 

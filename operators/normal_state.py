@@ -18,10 +18,12 @@ from operators.baselines import (
     Checkpoint,
     CorruptState,
     Robust,
+    checkpoint_of,
     dump,
     fresh,
     load,
     restore,
+    stored_checkpoint,
 )
 from operators.formulas.rolling_median import DailyCounts
 from operators.history import History
@@ -31,7 +33,7 @@ from operators.records import BaselineState
 from operators.rollup import Part
 from packs.schema import MINUTE_TF, Timeframe
 
-STATE_VERSION = 2
+STATE_VERSION = 3
 ALL = "all"  # in place of a timeframe or feature: the whole state was lost
 REST_BYTES_MAX = 1 << 20  # of a state without its baselines, unpacked; it has about 15 kB
 
@@ -186,6 +188,10 @@ def handed_out(
 # --- storage -------------------------------------------------------------------------------------
 
 
+def _checkpoint(_: type, stored: object) -> Checkpoint:
+    return checkpoint_of(stored)
+
+
 class _Stored(msgspec.Struct):
     """A state as it is stored: each baseline is bytes with a digest of its own.
 
@@ -207,7 +213,8 @@ class NormaliseCodec:
         self._layout = layout
         self._known = known
         self._decode = msgspec.msgpack.Decoder(_Stored).decode
-        self._decode_rest = msgspec.msgpack.Decoder(NormaliseState).decode
+        self._decode_rest = msgspec.msgpack.Decoder(NormaliseState, dec_hook=_checkpoint).decode
+        self._encode = msgspec.msgpack.Encoder(enc_hook=stored_checkpoint).encode
         self._zstd = Zstd(checksum=True)
 
     def encode(self, state: NormaliseState) -> bytes:
@@ -217,7 +224,7 @@ class NormaliseCodec:
             tf: {feature: dump(baseline) for feature, baseline in own.baselines.items()}
             for tf, own in state.tfs.items()
         }
-        rest = msgspec.msgpack.encode(msgspec.structs.replace(state, tfs=bare))
+        rest = self._encode(msgspec.structs.replace(state, tfs=bare))
         return msgspec.msgpack.encode(_Stored(self._zstd.pack(rest), baselines))
 
     def decode(self, data: bytes) -> NormaliseState:

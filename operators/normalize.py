@@ -16,9 +16,9 @@ from typing import Protocol
 import msgspec
 
 from operators import kernel
-from operators.baselines import Baseline, Checkpoint, Decay, Feature, Robust, fresh
+from operators.baselines import Baseline, Decay, Feature, Plan, Robust, fresh
 from operators.formulas.price import range_ratio, simple_return
-from operators.kernel import round12, rounded
+from operators.kernel import Entry, round12, rounded
 from operators.lattice import HOUR_MS, MINUTE_MS, day_of, iso
 from operators.normal_state import (
     ALL,
@@ -62,22 +62,6 @@ class Warm(Protocol):
         """
 
 
-class Entry(msgspec.Struct, frozen=True):
-    """What is fixed for one baseline of a timeframe.
-
-    names : of the columns for z, q, location, scale and divisor, None where there is none.
-    raw : columns of a bar that the source is made of. warm : whether `warmup` waits for it.
-    """
-
-    feature: Feature
-    decay: Decay
-    source: str
-    names: tuple[str | None, ...]
-    hourly: bool
-    raw: tuple[str, ...]
-    warm: bool
-
-
 class _Tf:
     """What is fixed for one timeframe: its columns, their stored names, its baselines."""
 
@@ -95,16 +79,16 @@ class _Tf:
         self.stored = tuple(self.names[name] for name in self.columns)
         self.read = itemgetter(*self.columns)
         self.blank: Columns = dict.fromkeys(self.columns)
-        decay, warm = decay_of(features.decay.of(tf)), _features_in_use(packs, tf)
+        robust, warm = robust_of(features), _features_in_use(packs, tf)
         self.entries = tuple(
             Entry(
-                _feature_of(n),
-                decay if n.decay is None else decay_of(n.decay),
+                Plan(_feature_of(n), decay_of(n.decay or features.decay.of(tf)), robust),
                 n.source,
                 (n.z, n.q, n.mean, n.scale, n.divisor),
-                n.sampled == HOURLY,
+                None if n.z is None else self.names[n.z],
                 _raw_columns(n.source, features),
-                n.feature in warm,
+                hourly=n.sampled == HOURLY,
+                warm=n.feature in warm,
             )
             for n in features.normalised
             if tf in n.tfs
@@ -125,7 +109,7 @@ class Normalize:
         self._robust = robust_of(features)
         self._tfs = {tf: _Tf(tf, packs) for tf in schema.TIMEFRAMES}
         self._sources = {  # column -> the feature of its baseline
-            tf: {fixed.names[entry.source]: entry.feature.name for entry in fixed.entries}
+            tf: {fixed.names[entry.source]: entry.name for entry in fixed.entries}
             for tf, fixed in self._tfs.items()
         }
         self._folder = Folder(features)
@@ -134,8 +118,7 @@ class Normalize:
     def codec(self) -> NormaliseCodec:
         """Return how the state is stored."""
         known = {
-            tf: tuple(entry.feature.name for entry in fixed.entries)
-            for tf, fixed in self._tfs.items()
+            tf: tuple(entry.name for entry in fixed.entries) for tf, fixed in self._tfs.items()
         }
         return NormaliseCodec(self._robust, self._layout, known)
 
@@ -325,7 +308,7 @@ class Normalize:
         """Return the row under its stored names, with what has no column of its own."""
         extras: Columns = {} if bar is None else dict(bar.extras)
         if clamps:
-            extras["clamp"] = {fixed.names[z]: bounds for z, bounds in clamps.items()}
+            extras["clamp"] = clamps
         if state.warm is not None and (fixed.tf, label) == (MINUTE_TF, state.warm.label_ms):
             updated_at = iso(state.warm.updated_ms)
             extras["warm_started"] = {"baselines": state.warm.count, "updated_at": updated_at}
@@ -411,18 +394,10 @@ class Normalize:
         """Fill z, q and the audit columns; return the scorer's clamp bounds by z column."""
         if len(own.baselines) < len(fixed.entries):
             for entry in fixed.entries:
-                if entry.feature.name not in own.baselines:
-                    own.baselines[entry.feature.name] = fresh(self._robust)
-        make = None if undo is None else Checkpoint
-        clamps, columns["scale_floored"], young, checkpoints = kernel.normalise(
-            own.baselines, fixed.entries, columns, label, self._robust, make
-        )
-        if undo is not None:
-            undo.checkpoints = checkpoints
-        columns["warmup"] = any(
-            entry.warm and all(name in given for name in entry.raw) for entry in young
-        )
-        return clamps
+                if entry.name not in own.baselines:
+                    own.baselines[entry.name] = fresh(self._robust)
+        checkpoints = None if undo is None else undo.checkpoints
+        return kernel.normalise(own.baselines, fixed.entries, columns, given, label, checkpoints)
 
     def _strength(self, columns: Columns) -> None:
         """Relative strength (plan 6.3): NULL terms count zero and are marked."""

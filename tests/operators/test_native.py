@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from bench import forms
 from operators import kernel, native
 from operators.assemble import AssemblyState, Minute, Sealed
+from operators.baselines import Decay, Feature, Robust
 from operators.kernel import BOOK_BYTES, CONTEXT_BYTES, QUOTE_BYTES, TRADE_BYTES
 from operators.lattice import MINUTE_MS
 from operators.layout import pack_context, ticks_of
@@ -468,6 +469,56 @@ def test_differential_closed_bars(labels: list[int], at: int, bars: int, step: i
     values = [None if label % 5 == 0 else label / 7 for label in labels]
     same("value_at", labels, values, at)
     same("values_to", labels, values, at, bars, step)
+
+
+KINDS = (
+    Feature("vol", "log1p", 0.05, None, 1.0),
+    Feature("ret_abs", "pow_3_8", 0.001, None, 1e-7, ranked=False),
+    Feature("spread", "log", 0.1, None, 0.0),
+    Feature("oi_roc", "asinh", 0.05, 1e-6, 1e-6),
+    Feature("dfunding", "asinh", 0.05, 1e-7, 1e-7, ranked=False, scored=False),
+)
+# The weights fade so fast that they are rescaled, and days roll often.
+EARLY = Robust(8, 20, 2.5, 0.9775599834528066, 1.4826, 4.0, 4.7215, 3.0, 1.0, 1e-9)
+FAST = Decay(0.05, 0.03, 3.0)
+steps = st.tuples(
+    st.none() | st.floats(1e-9, 1e9) | st.sampled_from((1.0, 2.0, 1e-7)),
+    st.sampled_from(("ok", "ok", "ok", "partial", "stale")),
+    st.sampled_from((60_000, 60_000, 86_400_000)),
+    st.booleans(),  # amended: taken back and applied again
+)
+
+
+@both
+@settings(max_examples=150)
+@given(st.sampled_from(KINDS), st.lists(steps, max_size=60), st.floats(0.0, 1.0))
+def test_differential_a_baseline(
+    feature: Feature, bars: list[tuple[float | None, str, int, bool]], p: float
+) -> None:
+    """Warm-up, day rolls, rescaled weights and bars that are taken back: the same results, states
+    and bytes after every bar."""
+    assert COMPILED is not None
+    logs = []
+    for form in (PLAIN, COMPILED):
+        state, seen = form.Baseline(-4.7215, 4.7215), form.Seen()
+        plan, label_ms, log = form.Plan(feature, FAST, EARLY), 0, list[Any]()
+        for x, dq, ahead, amended in bars:
+            label_ms += ahead
+            before = form.checkpoint(state, x, label_ms, plan)
+            log.append(repr(before))
+            if amended:
+                form.apply(state, seen, x, label_ms, "ok", plan)
+                form.restore(state, before)
+            form.apply(state, seen, x, label_ms, dq, plan)
+            flags = (seen.warm, seen.has_z, seen.has_q, seen.floored)
+            log.append((flags, bits([seen.z, seen.q, seen.m, seen.s]), form.dump(state)))
+            log.append(repr(state))
+        sketch = state.sketch
+        log.append(bits([sketch.quantile(p), sketch.rank(p, 0.0), sketch.lighter(1e-3)]))
+        sketch.prune(1e-3)
+        log.append(form.dump(state))
+        logs.append(log)
+    assert logs[0] == logs[1]
 
 
 @both
