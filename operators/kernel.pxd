@@ -26,8 +26,8 @@ cdef list _TENS
 cdef double WEIGHT_MAX, WEIGHT_SHRINK
 cdef int PER_OCTAVE, EXPONENT_SHIFT, DEPTH_LEVELS, INIT_PASSES
 cdef long long DAY_MS, HOUR_MS, MINUTE_MS
-cdef int SLOPE_BARS, BASIS_MIN, STATE_VERSION
-cdef tuple PRICED, RETURNS
+cdef int SLOPE_BARS, BASIS_MIN, STATE_VERSION, COUNTS_PER_OCTAVE, POSITIONING_MIN
+cdef tuple PRICED, RETURNS, REMEMBERED
 cdef Py_ssize_t TRADE_BYTES, QUOTE_BYTES, BOOK_BYTES, CONTEXT_BYTES, MINUTE_MESSAGES_MAX
 cdef long long NS_OF_MS
 cdef str DUPLICATE, LATE, HISTORY, FUTURE, CROSSED, OVERFLOW
@@ -360,6 +360,37 @@ cpdef object rate_of_change(object now, object before)
 cpdef object open_interest_changes(
     dict columns, list labels, list coins, long long label_ms, long long back
 )
+
+cdef class Limits:
+    cdef double ret_abs_max, stale_ms, near_stale_ms, v_min, v_min_share, spread_multiple
+    cdef double near_factor, w_ret, w_vol, w_oi, z_cap
+
+@cython.locals(values=dict, beyond=bint, bound=double, value=double, age=double)
+cpdef bint look_back(
+    dict columns, list labels, dict table, long long label_ms, Py_ssize_t bars, Limits limits
+) except -1
+
+@cython.locals(lowest=double, highest=double, one=double, other=double)
+cpdef bint prices_at_odds(dict columns) except -1
+
+@cython.locals(
+    v_min=double, near=double, median_volume=double, traded=double, thin=bint, near_limit=bint,
+    wide=bint, width=double, median_spread=double, cap=double, stale=bint,
+    age=double
+)
+cpdef object gates(dict columns, object usual_volume, object usual_spread, Limits limits)
+
+@cython.locals(of_ret=double, of_vol=double, of_oi=double, z=double)
+cpdef object strength(dict columns, Limits limits)
+
+@cython.locals(x=double)
+cpdef double sign(object value) except? -1.0
+
+@cython.locals(f=double, e=int)
+cpdef long long bin_of(double x) except? -1
+
+@cython.locals(k=cython.longlong, at=Py_ssize_t)
+cpdef object count_in(list keys, list counts, double x)
 
 cdef class Sketch:
     cdef public double w, t

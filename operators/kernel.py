@@ -26,6 +26,7 @@ from operators.records import Context, Quote, Trade  # plain form only
 if TYPE_CHECKING:
     from operators.assemble import AssemblyState, Instants, Minute
     from operators.baselines import Confidence, Decay, Feature, Robust
+    from packs.schema import FeaturePack
 
 # --- elementary functions (numerics 6) -----------------------------------------------------------
 
@@ -911,6 +912,198 @@ def open_interest_changes(
     mark = columns["mark_close"]
     columns["oi_delta_m_5"] = None if delta is None or mark is None else round12(delta * mark)
     columns["oi_roc_m_5"] = rounded(rate_of_change(now, before))
+
+
+# --- a minute against what was before it (build plan 5, 6.3, 8.3, 8.6) ----------------------------
+
+# Remembered of every minute, for what looks back to it; beside them the mid.
+REMEMBERED = ("oi_close_base", "basis_bp_m_1", "funding_h_1", "cvd_delta_m_1")
+POSITIONING_MIN = 5
+
+
+class Limits:
+    """Numbers of the feature pack that the columns of a row are held against.
+
+    ret_abs_max, stale_ms, near_stale_ms : of data quality. v_min, v_min_share, spread_multiple,
+    near_factor : of the illiquidity gates. w_ret, w_vol, w_oi, z_cap : of relative strength.
+    """
+
+    def __init__(self, features: FeaturePack) -> None:
+        quality = features.quality
+        self.ret_abs_max = quality.ret_abs_max
+        self.stale_ms = quality.book_staleness_ms_max
+        self.near_stale_ms = quality.book_staleness_ms_near
+        illiquidity = features.illiquidity
+        self.v_min = illiquidity.v_min_quote
+        self.v_min_share = illiquidity.v_min_median_share
+        self.spread_multiple = illiquidity.spread_cap_median_multiple
+        self.near_factor = illiquidity.near_factor
+        terms = features.relative_strength
+        self.w_ret = terms.w_ret
+        self.w_vol = terms.w_vol
+        self.w_oi = terms.w_oi
+        self.z_cap = terms.z_cap
+
+
+def look_back(
+    columns: dict[str, Any],
+    labels: list[int],
+    table: dict[str, list[float | None]],
+    label_ms: int,
+    bars: int,
+    limits: Limits,
+) -> bool:
+    """Remember a minute and fill its columns against earlier ones, but for the level of the day.
+
+    bars : how many are remembered. A return beyond its bound is cut to it. Returns whether that
+    was so, or prices are at odds: then the row is stale.
+    """
+    values = {name: columns[name] for name in REMEMBERED}
+    mid = columns["mid_close"]
+    staleness = columns["book_staleness_ms"]
+    if staleness is not None:
+        age = staleness
+        if age > limits.stale_ms:  # a mid that outlived its book is not looked back to
+            mid = None
+    values["mid_close"] = mid
+    push(labels, table, label_ms, values, bars)
+    minute_changes(columns, labels, table, label_ms)
+    if values["cvd_delta_m_1"] is not None:
+        flow_window(columns, labels, table["cvd_delta_m_1"], label_ms, 1)
+    if values["oi_close_base"] is not None:
+        coins = table["oi_close_base"]
+        open_interest_changes(columns, labels, coins, label_ms, POSITIONING_MIN)
+    ret = columns["ret_m_1"]
+    beyond = False
+    if ret is not None:
+        bound = limits.ret_abs_max
+        value = ret
+        beyond = abs(value) > bound
+        if beyond:
+            value = bound if value > 0.0 else -bound
+            columns["ret_m_1"] = value
+        columns["ret_abs_m_1"] = abs(value)
+    ret = columns["ret_m_5"]
+    if ret is not None:
+        value = ret
+        columns["ret_abs_m_5"] = abs(value)
+    return beyond or prices_at_odds(columns)
+
+
+def prices_at_odds(columns: dict[str, Any]) -> bool:
+    """Tell whether open or close leave [low, high], or low is above high.  Build plan 8.6.
+
+    False where a price is NULL: that is another reason.
+    """
+    low = columns["low"]
+    high = columns["high"]
+    first = columns["open"]
+    last = columns["close"]
+    if low is None or high is None or first is None or last is None:
+        return False
+    lowest = low
+    highest = high
+    one = first
+    other = last
+    return not (lowest <= one <= highest and lowest <= other <= highest)
+
+
+def gates(
+    columns: dict[str, Any],
+    usual_volume: float | None,
+    usual_spread: float | None,
+    limits: Limits,
+) -> None:
+    """Fill illiquidity by the asset's own medians, and how near the limits are (plan 8.3, 10.7)."""
+    v_min = limits.v_min
+    near = limits.near_factor
+    if usual_volume is not None:
+        median_volume = usual_volume
+        v_min = max(v_min, limits.v_min_share * median_volume)
+    volume = columns["v_total_m_1"]
+    thin = True
+    near_limit = False
+    if volume is not None:
+        traded = volume
+        thin = traded < v_min
+        near_limit = v_min <= traded < v_min * near
+    spread = columns["spread_mean_m_1"]
+    wide = False
+    if spread is not None and usual_spread is not None:
+        width = spread
+        median_spread = usual_spread
+        if median_spread != 0.0:  # a book that is always locked has no usual spread
+            cap = limits.spread_multiple * median_spread
+            wide = width > cap
+            near_limit = near_limit or cap / near < width <= cap
+    columns["illiquidity_hit"] = thin or wide
+    columns["illiq_penalty"] = 1 if near_limit else 0
+    staleness = columns["book_staleness_ms"]
+    stale = False
+    if staleness is not None:
+        age = staleness
+        stale = limits.near_stale_ms < age <= limits.stale_ms
+    columns["dq_penalty"] = 1 if stale else 0
+
+
+def strength(columns: dict[str, Any], limits: Limits) -> None:
+    """Fill relative strength (plan 6.3): NULL terms count zero and are marked."""
+    z_ret = columns["z_ret_abs_m_1"]
+    ret_5 = columns["ret_m_5"]
+    z_vol = columns["z_vol_m_1"]
+    z_oi = columns["z_oi_roc_m_5"]
+    oi_roc = columns["oi_roc_m_5"]
+    of_ret = 0.0
+    of_vol = 0.0
+    of_oi = 0.0
+    z = 0.0
+    if z_ret is not None and ret_5 is not None:
+        z = z_ret
+        of_ret = limits.w_ret * z * sign(ret_5)
+    if z_vol is not None:
+        z = z_vol
+        of_vol = limits.w_vol * z
+    if z_oi is not None:
+        z = z_oi
+        of_oi = limits.w_oi * sign(oi_roc) * min(abs(z), limits.z_cap)
+    columns["rs_score_m_5"] = round12(of_ret + of_vol + of_oi)
+    columns["rs_incomplete"] = (
+        z_ret is None or ret_5 is None or z_vol is None or (oi_roc is not None and z_oi is None)
+    )
+
+
+def sign(value: float | None) -> float:
+    """Return 1, -1, or 0 for zero and NULL."""
+    if value is None:
+        return 0.0
+    x = value
+    if x == 0.0:
+        return 0.0
+    return 1.0 if x > 0.0 else -1.0
+
+
+COUNTS_PER_OCTAVE = 8  # bins of the counts of a day (operators/formulas/rolling_median.py)
+
+
+def bin_of(x: float) -> int:
+    """Bin of x > 0 among counts: its linear sub-octave; keys sort as the values do.
+
+    >>> bin_of(1.0), bin_of(1.99), bin_of(0.75)
+    (8, 15, 4)
+    """
+    f, e = frexp(x)
+    return e * COUNTS_PER_OCTAVE + int((f - 0.5) * (2 * COUNTS_PER_OCTAVE))
+
+
+def count_in(keys: list[int], counts: list[int], x: float) -> None:
+    """Count x > 0 in its bin; keys ascend."""
+    k = bin_of(x)
+    at = bisect_left(keys, k)
+    if at < len(keys) and keys[at] == k:
+        counts[at] += 1
+    else:
+        keys.insert(at, k)
+        counts.insert(at, 1)
 
 
 # --- the sketch (numerics 7) ---------------------------------------------------------------------

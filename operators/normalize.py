@@ -33,20 +33,18 @@ from operators.normal_state import (
     take_back,
     undo_of,
 )
-from operators.quality import grade, prices_at_odds
+from operators.quality import grade
 from operators.records import DQ_STALE, Bar, BarItem, BaselineState, Columns, Row, RowItem
 from operators.rollup import Folder
 from packs import schema
 from packs.loader import Detector, Packs
 from packs.schema import MINUTE_TF, TIMEFRAME_MIN, FeaturePack, Timeframe
 
-POSITIONING_MIN = 5
 # One more than the longest look-back, an hour: the newest can be taken back.
 HISTORY_BARS = 62
 LONG_HISTORY_BARS = kernel.SLOPE_BARS
 # Parts of the next longer bar, and one more on 1m: the newest can be taken back.
 PARTS_KEPT: dict[Timeframe, int] = {"1m": 16, "15m": 4}
-REMEMBERED = ("oi_close_base", "basis_bp_m_1", "funding_h_1", "cvd_delta_m_1")
 HOURLY = "hourly"
 # A longer timeframe, that of its parts, and how many there are.
 LONGER: tuple[tuple[Timeframe, Timeframe, int], ...] = (("15m", "1m", 15), ("1h", "15m", 4))
@@ -107,6 +105,7 @@ class Normalize:
         self._hands_out = hands_out
         self._warm = warm
         self._robust = robust_of(features)
+        self._limits = kernel.Limits(features)
         self._tfs = {tf: _Tf(tf, packs) for tf in schema.TIMEFRAMES}
         self._sources = {  # column -> the feature of its baseline
             tf: {fixed.names[entry.source]: entry.name for entry in fixed.entries}
@@ -185,38 +184,16 @@ class Normalize:
         return self._row(state, fixed, bar.asset_uid, label, bar.revision, columns, clamps, bar)
 
     def _look_back(self, state: NormaliseState, own: TfState, label: int, columns: Columns) -> None:
-        """Columns against earlier closes, and the price sanity bound."""
+        """Columns against earlier closes, and the price sanity bound: beyond it, or with prices at
+        odds, the row is stale."""
         history = own.history
-        values: dict[str, float | None] = {name: columns[name] for name in REMEMBERED}
-        values["mid_close"] = self._fresh_mid(columns)
-        history.push(label, values, HISTORY_BARS)
-        labels, table = history.labels, history.values
-        kernel.minute_changes(columns, labels, table, label)
-        columns["cvd_level"] = _cvd_level(state, label, columns["cvd_delta_m_1"])
-        kernel.flow_window(columns, labels, table["cvd_delta_m_1"], label, 1)
-        kernel.open_interest_changes(
-            columns, labels, table["oi_close_base"], label, POSITIONING_MIN
+        insane = kernel.look_back(
+            columns, history.labels, history.values, label, HISTORY_BARS, self._limits
         )
-        self._sanity(columns)
-        for name, ret in (("ret_abs_m_1", columns["ret_m_1"]), ("ret_abs_m_5", columns["ret_m_5"])):
-            columns[name] = None if ret is None else abs(ret)
-
-    def _sanity(self, columns: Columns) -> None:
-        """Bound the one-minute return; beyond it, or with prices at odds, the row is stale."""
-        bound, ret = self._features.quality.ret_abs_max, columns["ret_m_1"]
-        beyond = ret is not None and abs(ret) > bound
-        if beyond:
-            columns["ret_m_1"] = bound if ret > 0.0 else -bound
-        if beyond or prices_at_odds(columns):
+        columns["cvd_level"] = _cvd_level(state, label, columns["cvd_delta_m_1"])
+        if insane:
             reasons = [*columns["dq_reasons"], "price_sanity"]
             columns["dq_status"], columns["dq_reasons"] = grade(reasons)
-
-    def _fresh_mid(self, columns: Columns) -> float | None:
-        """Return the mid that later returns may look back to: none that outlived its book."""
-        staleness = columns["book_staleness_ms"]
-        if staleness is not None and staleness > self._features.quality.book_staleness_ms_max:
-            return None
-        return columns["mid_close"]  # type: ignore[no-any-return]
 
     # --- 15m and 1h --------------------------------------------------------------------------
 
@@ -283,12 +260,16 @@ class Normalize:
 
         given : the columns before; one that is not there belongs to a feed the asset does not have.
         """
-        self._settle(own, label)
-        self._gate(own, columns)
+        day = day_of(label)
+        volume, spread = own.volume, own.spread
+        if volume.day != day or spread.day != day:
+            self._settle(own, day)
+        kernel.gates(columns, volume.median, spread.median, self._limits)
         clamps = self._normalise(own, fixed, label, columns, undo, given)
-        self._strength(columns)
+        kernel.strength(columns, self._limits)
         self._read_medians(own, label)
-        self._count(own, label, columns, undo)
+        if columns["dq_status"] != DQ_STALE:
+            _count(own, day, columns, undo)
         columns["feature_pack"] = self._features.feature_pack
         columns["pack_rev"] = self._features.pack_rev
         own.last_ms = label
@@ -322,37 +303,12 @@ class Normalize:
 
     # --- gates -------------------------------------------------------------------------------
 
-    def _gate(self, own: TfState, columns: Columns) -> None:
-        """Illiquidity by the asset's own medians, and how near the limits are (plan 8.3, 10.7)."""
-        policy, quality = self._features.illiquidity, self._features.quality
-        usual_volume, usual_spread = own.volume.median, own.spread.median
-        v_min = max(policy.v_min_quote, policy.v_min_median_share * (usual_volume or 0.0))
-        cap = None
-        if usual_spread:  # a book that is always locked has no usual spread
-            cap = policy.spread_cap_median_multiple * usual_spread
-        volume, spread = columns["v_total_m_1"], columns["spread_mean_m_1"]
-        thin = volume is None or volume < v_min
-        wide = spread is not None and cap is not None and spread > cap
-        columns["illiquidity_hit"] = thin or wide
-        near_thin = volume is not None and v_min <= volume < v_min * policy.near_factor
-        near_wide = (
-            spread is not None and cap is not None and cap / policy.near_factor < spread <= cap
-        )
-        columns["illiq_penalty"] = int(near_thin or near_wide)
-        staleness = columns["book_staleness_ms"]
-        near_stale = (
-            staleness is not None
-            and quality.book_staleness_ms_near < staleness <= quality.book_staleness_ms_max
-        )
-        columns["dq_penalty"] = int(near_stale)
-
-    def _settle(self, own: TfState, label: int) -> None:
+    def _settle(self, own: TfState, day: int) -> None:
         """Take the medians over the completed days when a new day begins."""
-        day = day_of(label)
+        days = self._features.illiquidity.median_days
         for gate in (own.volume, own.spread):
             if gate.day != day:
                 gate.day = day
-                days = self._features.illiquidity.median_days
                 gate.settled = gate.counts.median(day, days)
                 gate.counts.forget(day - days - 1)  # one more than needed, for an amendment
 
@@ -361,24 +317,13 @@ class Normalize:
 
         Every bar until the baseline is warm, then hourly.
         """
+        hourly, least = label % HOUR_MS == 0, self._robust.min_samples
         for feature, gate in (("vol", own.volume), ("spread", own.spread)):
             baseline = own.baselines.get(feature)
             if baseline is None or baseline.n == 0:
                 continue
-            young = baseline.n <= self._robust.min_samples
-            if young or label % HOUR_MS == 0 or gate.recent is None:
+            if hourly or baseline.n <= least or gate.recent is None:
                 gate.recent = baseline.sketch.quantile(0.5)
-
-    def _count(self, own: TfState, label: int, columns: Columns, undo: Undo | None) -> None:
-        """Count volume and spread of a bar that is not stale towards the medians of its day."""
-        if columns["dq_status"] == DQ_STALE:
-            return
-        counted = (columns["v_total_m_1"], columns["spread_mean_m_1"])
-        for gate, value in zip((own.volume, own.spread), counted, strict=True):
-            if value is not None:
-                gate.counts.add(value, day_of(label))
-        if undo is not None:
-            undo.counted = counted
 
     # --- baselines ---------------------------------------------------------------------------
 
@@ -398,24 +343,6 @@ class Normalize:
                     own.baselines[entry.name] = fresh(self._robust)
         checkpoints = None if undo is None else undo.checkpoints
         return kernel.normalise(own.baselines, fixed.entries, columns, given, label, checkpoints)
-
-    def _strength(self, columns: Columns) -> None:
-        """Relative strength (plan 6.3): NULL terms count zero and are marked."""
-        policy = self._features.relative_strength
-        z_ret, ret_5 = columns["z_ret_abs_m_1"], columns["ret_m_5"]
-        z_vol, z_oi = columns["z_vol_m_1"], columns["z_oi_roc_m_5"]
-        terms = [0.0, 0.0, 0.0]
-        if z_ret is not None and ret_5 is not None:
-            terms[0] = policy.w_ret * z_ret * _sign(ret_5)
-        if z_vol is not None:
-            terms[1] = policy.w_vol * z_vol
-        oi_roc = columns["oi_roc_m_5"]
-        if z_oi is not None:
-            terms[2] = policy.w_oi * _sign(oi_roc) * min(abs(z_oi), policy.z_cap)
-        columns["rs_score_m_5"] = round12(terms[0] + terms[1] + terms[2])
-        columns["rs_incomplete"] = (
-            z_ret is None or ret_5 is None or z_vol is None or (oi_roc is not None and z_oi is None)
-        )
 
 
 # --- helpers -------------------------------------------------------------------------------------
@@ -498,6 +425,17 @@ def _raw_columns(name: str, features: FeaturePack) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
+def _count(own: TfState, day: int, columns: Columns, undo: Undo | None) -> None:
+    """Count volume and spread of a bar that is not stale towards the medians of its day."""
+    volume, spread = columns["v_total_m_1"], columns["spread_mean_m_1"]
+    if volume is not None:
+        own.volume.counts.add(volume, day)
+    if spread is not None:
+        own.spread.counts.add(spread, day)
+    if undo is not None:
+        undo.counted = (volume, spread)
+
+
 def _cvd_level(state: NormaliseState, label: int, delta: float | None) -> float | None:
     """Running sum since 00:00 UTC; the bar labelled 00:00 still belongs to the day it closes."""
     day = day_of(label)
@@ -507,9 +445,3 @@ def _cvd_level(state: NormaliseState, label: int, delta: float | None) -> float 
         return None
     state.level = round12(state.level + delta)
     return state.level
-
-
-def _sign(value: float | None) -> float:
-    if value is None or value == 0.0:
-        return 0.0
-    return 1.0 if value > 0.0 else -1.0

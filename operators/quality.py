@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from operators.records import DQ_OK, DQ_PARTIAL, DQ_STALE, Columns
+from operators.kernel import prices_at_odds
+from operators.records import DQ_OK, DQ_PARTIAL, DQ_STALE
+
+__all__ = ["MEANINGS", "VERDICTS", "grade", "prices_at_odds"]
 
 # Every reason with the verdict it forces and what it says, in the order in which they are reported.
 _REASONS = {
@@ -44,15 +47,3 @@ def grade(reasons: Iterable[str]) -> tuple[str, list[str]]:
     assert given <= VERDICTS.keys(), given
     ordered = [reason for reason in VERDICTS if reason in given]
     return max((VERDICTS[r] for r in ordered), key=_RANK.__getitem__), ordered
-
-
-def prices_at_odds(columns: Columns) -> bool:
-    """Tell whether open or close leave [low, high], or low is above high.  Build plan 8.6.
-
-    False where a price is NULL: that is another reason.
-    """
-    low, high = columns["low"], columns["high"]
-    first, last = columns["open"], columns["close"]
-    if low is None or high is None or first is None or last is None:
-        return False
-    return not (low <= first <= high and low <= last <= high)

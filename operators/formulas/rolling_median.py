@@ -6,22 +6,16 @@ forgotten but on request.  Build plan 8.3.
 """
 
 from bisect import bisect_left
-from math import frexp, ldexp
+from math import ldexp
 
 import msgspec
 
-PER_OCTAVE = 8
+from operators.kernel import COUNTS_PER_OCTAVE as PER_OCTAVE
+from operators.kernel import bin_of, count_in
+
+__all__ = ["PER_OCTAVE", "X_MAX", "DailyCounts", "Day", "bin_of", "edges"]
+
 X_MAX = 1e308  # from here on a bin may end beyond the last double
-
-
-def bin_of(x: float) -> int:
-    """Bin of x > 0: its linear sub-octave; keys sort as the values do.
-
-    >>> bin_of(1.0), bin_of(1.99), bin_of(0.75)
-    (8, 15, 4)
-    """
-    f, e = frexp(x)
-    return e * PER_OCTAVE + int((f - 0.5) * (2 * PER_OCTAVE))
 
 
 def edges(k: int) -> tuple[float, float]:
@@ -68,14 +62,8 @@ class DailyCounts(msgspec.Struct, array_like=True):
             counted = days[at]
         if x == 0.0:
             counted.zeros += 1
-            return
-        k = bin_of(x)
-        i = bisect_left(counted.keys, k)
-        if i < len(counted.keys) and counted.keys[i] == k:
-            counted.counts[i] += 1
         else:
-            counted.keys.insert(i, k)
-            counted.counts.insert(i, 1)
+            count_in(counted.keys, counted.counts, x)
 
     def remove(self, x: float, day: int) -> None:
         """Take back a value that was added: the exact inverse of `add`, field by field."""

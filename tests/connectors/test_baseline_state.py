@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from array import array
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -293,7 +294,7 @@ def warm_count(handed: tuple[BaselineState, ...]) -> int:
 def grown(samples: int, label_ms: int, *, uid: int = 7, tf: str = "1m") -> BaselineState:
     """A stored baseline with some samples, the last at a label."""
     baseline = fresh(robust_of(PACKS.features))
-    baseline.n, baseline.buf = samples, [1.5] * samples
+    baseline.n, baseline.buf = samples, array("d", [1.5] * samples)
     baseline.last_ts_ms = label_ms
     return BaselineState(
         uid, tf, "v_total_m_1", PACK, label_ms, samples, None, None, dump(baseline)
