@@ -21,6 +21,7 @@ from bytewax.inputs import Source
 from bytewax.operators import KeyedStream
 from bytewax.outputs import Sink
 
+from dataflows.collector import collect_rarely
 from dataflows.connectors.console import ConsoleEventSink, ConsoleMarketSink, MinutePrinter
 from dataflows.connectors.database import SPOOL_DIRECTORY, Database
 from dataflows.connectors.dsn import DsnError, assert_welcome, connection_settings
@@ -201,6 +202,7 @@ def configure(make: Callable[[Settings, Packs], T]) -> tuple[Settings, Packs, T]
     """Read environment and packs and make a flow's edges; what is wrong is one message, not a
     traceback.
     """
+    collect_rarely()
     try:
         settings = Settings.from_env()
         packs = load_packs(settings.feature_pack, settings.detector_pack, settings.universe)

@@ -12,6 +12,7 @@ from typing import Any
 from bytewax.inputs import FixedPartitionedSource, Source
 from bytewax.testing import cluster_main
 
+from dataflows.collector import collect_rarely
 from dataflows.connectors.bars_source import CHUNK_MINUTES, BarsCount, BarsSource
 from dataflows.connectors.clock import SystemClock
 from dataflows.connectors.pacing import Paced
@@ -118,6 +119,7 @@ def replay(
     holes : is told of the holes of a log. speed : feed time over wall time; None: unbounded.
     on_progress : is told the arrival time, epoch ms, that was reached.
     """
+    collect_rarely()
     watch = Watch(on_progress)
     sinks = file_sinks(out)
     out.mkdir(parents=True, exist_ok=True)

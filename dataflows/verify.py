@@ -29,6 +29,7 @@ from dataflows.archive import (
     row_record,
     suppression_record,
 )
+from dataflows.collector import collect_rarely
 from dataflows.connectors.source import feed_reader
 from dataflows.connectors.ticklog import TickLogReader
 from dataflows.version import GIT_COMMIT, PRODUCER
@@ -190,6 +191,7 @@ class _History:
     """The flow from some line of the log on: lines in, whole minutes out."""
 
     def __init__(self, packs: Packs, run: Run, warm_up_ms: int | None) -> None:
+        collect_rarely()
         self._feed = feed_reader(FeedState(), packs.features)
         self._loop = _NotingLoop(packs, PRODUCER, run, git_commit=GIT_COMMIT)
         self._loop.raw = set()

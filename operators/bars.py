@@ -8,7 +8,6 @@ file has none; a bars file has no quotes, so its close stands in for the mid.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import fsum
 from typing import Protocol
 
 import msgspec
@@ -17,7 +16,7 @@ from operators.formulas.elementary import round12, rounded
 from operators.formulas.price import range_ratio
 from operators.lattice import MINUTE_MS, iso
 from operators.quality import grade, prices_at_odds
-from operators.records import Bar, BarItem, Columns, Phase
+from operators.records import DQ_OK, Bar, BarItem, Columns, Phase
 
 SOURCE = "bars"
 # A hole longer than this is skipped: its minutes get no rows and are counted.
@@ -70,9 +69,9 @@ def close_minutes(state: BarsState, close_ms: int, bars: Mapping[str, RawBar]) -
 def _close_minute(symbols: list[str], label: int, bars: Mapping[str, RawBar]) -> list[BarItem]:
     sealed = Phase(label, False, len(symbols), label)
     final = Phase(label, True, len(symbols), label)
-    items = []
+    stamped, items = _stamped(label), []
     for uid, symbol in enumerate(symbols):
-        bar = Bar(uid, symbol, label, 0, bar_columns(bars.get(symbol), label))
+        bar = Bar(uid, symbol, label, 0, _filled(stamped.copy(), bars.get(symbol)))
         items.append(BarItem(sealed, uid, bar))
     items += [BarItem(final, uid, None) for uid in range(len(symbols))]
     return items
@@ -83,7 +82,11 @@ def bar_columns(raw: RawBar | None, label: int) -> Columns:
 
     A column that the file cannot fill is left out, as for a feed that is not subscribed.
     """
-    columns: Columns = {
+    return _filled(_stamped(label), raw)
+
+
+def _stamped(label: int) -> Columns:
+    return {
         "ingest_ts": iso(label),
         "ingest_lag_ms": 0,
         "book_staleness_ms": None,
@@ -92,30 +95,31 @@ def bar_columns(raw: RawBar | None, label: int) -> Columns:
         "duplicate_ticks": 0,
         "source": SOURCE,
     }
+
+
+def _filled(columns: Columns, raw: RawBar | None) -> Columns:
     if raw is None:
         columns |= dict.fromkeys(("open", "high", "low", "close", "mid_close", "v_total_m_1"))
         columns["dq_status"], columns["dq_reasons"] = grade(["gap"])
         return columns
     high, low, close = round12(raw.high), round12(raw.low), round12(raw.close)
     total = round12(raw.volume_quote)
-    columns |= {
-        "open": round12(raw.open),
-        "high": high,
-        "low": low,
-        "close": close,
-        "mid_close": close,
-        "ret_s_30": None,
-        "rv_m_1": None,
-        "atr_proxy_m_1": rounded(range_ratio(high, low, close)),
-        "v_total_m_1": total,
-        "trade_count_m_1": raw.trade_count,
-    }
-    if raw.taker_buy_quote is not None and raw.taker_buy_quote >= 0.0:
-        buys = min(round12(raw.taker_buy_quote), total)
+    count, taker_buys = raw.trade_count, raw.taker_buy_quote
+    columns["open"] = round12(raw.open)
+    columns["high"] = high
+    columns["low"] = low
+    columns["close"] = columns["mid_close"] = close
+    columns["ret_s_30"] = columns["rv_m_1"] = None
+    columns["atr_proxy_m_1"] = rounded(range_ratio(high, low, close))
+    columns["v_total_m_1"] = total
+    columns["trade_count_m_1"] = count
+    if taker_buys is not None and taker_buys >= 0.0:
+        buys = min(round12(taker_buys), total)
         sells = round12(total - buys)
-        delta = round12(fsum((buys, -sells)))
-        columns |= {"v_buy_m_1": buys, "v_sell_m_1": sells, "cvd_delta_m_1": delta}
+        columns["v_buy_m_1"], columns["v_sell_m_1"] = buys, sells
+        columns["cvd_delta_m_1"] = round12(buys - sells)
     reasons = ["price_sanity"] if prices_at_odds(columns) else []
-    quiet = total == 0.0 if raw.trade_count is None else raw.trade_count == 0
-    columns["dq_status"], columns["dq_reasons"] = grade([*reasons, "quiet"] if quiet else reasons)
+    if total == 0.0 if count is None else count == 0:
+        reasons.append("quiet")
+    columns["dq_status"], columns["dq_reasons"] = grade(reasons) if reasons else (DQ_OK, [])
     return columns

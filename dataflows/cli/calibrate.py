@@ -46,6 +46,7 @@ from dataflows.cli.screen import (
     say,
     shown_counts,
 )
+from dataflows.collector import collect_rarely
 from dataflows.evaluation import Minute
 from dataflows.importing.bars import read_bars
 from dataflows.version import PRODUCER
@@ -174,6 +175,7 @@ def measure(
     on_progress : is told every minute that was reached, epoch ms. change : what to do to the
     minutes of the file first.
     """
+    collect_rarely()
     loop, lattice = Loop(packs, PRODUCER), BarsState()
     rejects, rows = Counter[str](), Counter[str]()
     read = Read()

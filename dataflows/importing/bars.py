@@ -8,7 +8,9 @@ faulty header is one error with every fault; a bad row is skipped and counted, n
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 
 import msgspec
@@ -23,8 +25,9 @@ from dataflows.importing.reading import (
     Probe,
     RowFault,
     Tally,
+    cells_of,
+    csv_lines,
     probe,
-    read_rows,
 )
 from dataflows.importing.texts import is_number
 from operators.lattice import MINUTE_MS
@@ -74,9 +77,10 @@ def read_bars(
 def _minutes(path: Path, header: Probe, tally: Tally) -> Iterator[tuple[int, dict[str, BarRow]]]:
     minute_ms = 0
     bars: dict[str, BarRow] = {}
-    for cells in read_rows(path, header, COLUMNS, tally):
+    cells, usual = cells_of(header.names, COLUMNS), _usual(header.names)
+    for line in csv_lines(path, tally):
         try:
-            close_ms, symbol, bar = _row(cells)
+            close_ms, symbol, bar = usual(line) or _row(cells(line))
             if close_ms < minute_ms:
                 raise RowFault(TIME_WENT_BACK)
             if close_ms == minute_ms and symbol in bars:
@@ -155,6 +159,11 @@ def checked_bar(values: Sequence[str]) -> BarRow:
     """Return the bar of seven texts, `open` to `taker_buy_quote`, or raise RowFault."""
     opened, high, low, close, volume = map(finite, values[:5])
     bar = BarRow(opened, high, low, close, volume, _count(values[5]), _optional(values[6]))
+    return _sane(bar)
+
+
+def _sane(bar: BarRow) -> BarRow:
+    """Return a bar of finite numbers, or raise RowFault if they contradict each other."""
     if min(bar.open, bar.high, bar.low, bar.close) <= 0:
         raise RowFault(PRICE_NOT_POSITIVE)
     if bar.high < bar.low:
@@ -165,6 +174,51 @@ def checked_bar(values: Sequence[str]) -> BarRow:
     if bar.taker_buy_quote is not None and not 0 <= bar.taker_buy_quote <= taker_max:
         raise RowFault(BAD_TAKER_BUY)
     return bar
+
+
+# Unquoted ASCII without blanks or signs: finite in any case, and nothing left to judge but values.
+_PLAIN = rb"[0-9]{1,18}(?:\.[0-9]{0,30})?"
+_PATTERNS = {
+    "symbol": rb"([!$-+\--~]+)",
+    "close_ms": rb"([1-9][0-9]{12})",
+    "trade_count": rb"([0-9]{0,15})",
+    "taker_buy_quote": rb"(%b|)" % _PLAIN,
+}
+
+
+def _usual(names: tuple[str, ...]) -> Callable[[bytes], tuple[int, str, BarRow] | None]:
+    """Return what reads a line as nearly all are written, in one go; it gives None for others."""
+    match = re.compile(b",".join(_PATTERNS.get(name, b"(%b)" % _PLAIN) for name in names)).fullmatch
+    pick = itemgetter(*(names.index(name) for name in REQUIRED))
+    count_at, taker_at = (names.index(n) if n in names else None for n in OPTIONAL)
+    symbols: dict[bytes, str] = {}
+
+    def read(line: bytes) -> tuple[int, str, BarRow] | None:
+        found = match(line)
+        if found is None:
+            return None
+        cells = found.groups()
+        symbol, close, opened, high, low, last, volume = pick(cells)
+        close_ms = int(close)
+        if close_ms % MINUTE_MS:
+            return None
+        name = symbols.get(symbol)
+        if name is None:
+            name = symbols[symbol] = symbol.decode()
+        count = cells[count_at] if count_at is not None else b""
+        taker = cells[taker_at] if taker_at is not None else b""
+        bar = BarRow(
+            float(opened),
+            float(high),
+            float(low),
+            float(last),
+            float(volume),
+            int(count) if count else None,
+            float(taker) if taker else None,
+        )
+        return close_ms, name, _sane(bar)
+
+    return read
 
 
 def finite(text: str) -> float:

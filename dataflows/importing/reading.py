@@ -131,21 +131,34 @@ def text_of(raw: bytes) -> str:
 def _csv_rows(
     path: Path, header: tuple[str, ...], wanted: Sequence[str | None], tally: Tally
 ) -> Iterator[Cells]:
-    pick = _picker([header.index(name) if name in header else len(header) for name in wanted])
+    pick = cells_of(header, wanted)
+    for line in csv_lines(path, tally):
+        try:
+            yield pick(line)
+        except RowFault as fault:
+            tally.reject(fault.reason)
+
+
+def csv_lines(path: Path, tally: Tally) -> Iterator[bytes]:
+    """Yield the lines of a CSV file below its header."""
     lines = _data(path, tally)
     if next(lines, None) is not None:
         tally.lines -= 1  # the header
-    for line in lines:
-        try:
-            cells = _cells(line)
-        except RowFault as fault:
-            tally.reject(fault.reason)
-            continue
+    yield from lines
+
+
+def cells_of(header: tuple[str, ...], wanted: Sequence[str | None]) -> Callable[[bytes], Cells]:
+    """Return what gives the wanted cells of a line, as `read_rows`; it raises RowFault."""
+    pick = _picker([header.index(name) if name in header else len(header) for name in wanted])
+
+    def read(line: bytes) -> Cells:
+        cells = _cells(line)
         if len(cells) != len(header):
-            tally.reject(FIELD_COUNT)
-            continue
+            raise RowFault(FIELD_COUNT)
         cells.append("")
-        yield tuple(map(str.strip, pick(cells)))
+        return tuple(map(str.strip, pick(cells)))
+
+    return read
 
 
 def _picker(indices: list[int]) -> Callable[[list[str]], tuple[str, ...]]:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import gzip
 from collections import Counter
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+import dataflows.importing.bars as bars_module
 from dataflows.importing import (
     BarColumns,
     BarRow,
@@ -484,3 +488,32 @@ def test_real_parquet_minutes(tmp_path: Path) -> None:
     assert sum(report.bars.values()) == table.num_rows > 8900
     assert len(report.bars) == 9
     assert report.rejects == {}
+
+
+ODD = ("0", "0.0", "-1", "+1", "1e3", "nan", "inf", "1_0", "", " 2 ", "٣", '"2"', "9" * 30, "0x1")
+cells = st.sampled_from((*ODD, "2", "1.", ".5", "12.0", "3.25", "1.5", "1.5", "2.5", "10", "1000"))
+names = st.sampled_from(("BTC", "ETH/USDT", "A B", "É", "#x", '"Q"', "", "k:perp", "x'y"))
+closes = st.sampled_from((str(M), str(M), str(M + 60_000), str(M + 1), f" {M}", "0" + str(M), "x"))
+
+
+@given(
+    st.permutations(bars_module.COLUMNS),
+    st.lists(st.tuples(names, closes, st.lists(cells, min_size=7, max_size=7)), max_size=8),
+    st.integers(7, 9),
+)
+def test_differential_the_usual_line_is_read_as_any_other(
+    order: list[str], rows: list[tuple[str, str, list[str]]], width: int
+) -> None:
+    """In one go or cell by cell: the same bars, and the same rows dropped for the same reasons."""
+    optional = [name for name in bars_module.OPTIONAL if order.index(name) >= width]
+    header = [name for name in order if name not in optional]
+    text = ",".join(header) + "\n"
+    for symbol, close, values in rows:
+        row = dict(zip(bars_module.COLUMNS, (symbol, close, *values), strict=True))
+        text += ",".join(row[name] for name in header) + "\n"
+    with TemporaryDirectory() as folder:
+        path = write(Path(folder) / "bars.csv", text)
+        with pytest.MonkeyPatch.context() as patched:
+            found = repr(read(path))
+            patched.setattr(bars_module, "_usual", lambda _: lambda _: None)
+            assert repr(read(path)) == found
