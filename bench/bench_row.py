@@ -23,14 +23,15 @@ from bench import forms
 from fixtures.market import FrameOptions, Scenario, default_assets, lines
 from operators.assemble import Assemble, AssemblyCodec
 from operators.feed import FeedReader, FeedState, Item
-from operators.kernel import BOOK_BYTES, CONTEXT_BYTES, QUOTE_BYTES, TRADE_BYTES
 from operators.lattice import DAY_MS, MINUTE_MS
+from operators.layout import BOOK, CONTEXT, QUOTE, TRADE
 from operators.normalize import Normalize
 from operators.records import Bar, BarItem, Boundary, Columns, Phase, Ticks
 from packs.loader import Packs, load_packs
 
 START_MS = 20_700 * DAY_MS
 REFERENCE_TURNS = 200
+ENCODINGS = 20
 
 
 def rounded(x: float) -> float:
@@ -124,13 +125,18 @@ def one_round(items: list[Item], season: bytes, packs: Packs) -> dict[str, float
         closed = assemble.step(assembly, item)
         spent["close" if isinstance(item, Boundary) else "take"] += time.process_time() - started
         if isinstance(item, Ticks):
-            ticks += len(item.trades) // TRADE_BYTES + len(item.quotes) // QUOTE_BYTES
-            ticks += len(item.books) // BOOK_BYTES + len(item.contexts) // CONTEXT_BYTES
+            ticks += len(item.trades) // TRADE.size + len(item.quotes) // QUOTE.size
+            ticks += len(item.books) // BOOK.size + len(item.contexts) // CONTEXT.size
         for bar in closed:
             started = time.process_time()
             normalize.step(state, bar)
             spent["normalise"] += time.process_time() - started
             rows += bar.bar is not None
+    codec = normalize.codec()
+    started = time.process_time()
+    for _ in range(ENCODINGS):
+        codec.encode(state)
+    encode_s = (time.process_time() - started) / ENCODINGS
     return {
         "reference": reference_s * 1e6,
         "take_per_tick": spent["take"] / ticks * 1e6,
@@ -138,6 +144,7 @@ def one_round(items: list[Item], season: bytes, packs: Packs) -> dict[str, float
         "close": spent["close"] / rows * 1e6,
         "normalise": spent["normalise"] / rows * 1e6,
         "row": (spent["close"] + spent["normalise"]) / rows * 1e6,
+        "encode_normalise_state": encode_s * 1e6,
         "assembly_bytes": float(len(AssemblyCodec().encode(assembly))),
     }
 
