@@ -10,15 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-import msgspec
-
 from operators import ledger
+from operators.marks import Marks
 from operators.naming import Naming
 from operators.records import DQ_OK, Candidate, Columns, Row, RowItem
 from packs.loader import MARKET_CLASSES, Detector, Packs
 from packs.schema import TIMEFRAMES
-
-FLAG_PREFIX = "is_"
 
 
 class Detect:
@@ -26,40 +23,52 @@ class Detect:
 
     def __init__(self, packs: Packs) -> None:
         self._naming = Naming(packs.features)
-        active = [d for d in packs.detectors if is_of_assets(d)]
-        self._by_tf: dict[str, tuple[Detector, ...]] = {
-            tf: tuple(d for d in active if tf in d.tfs and not d.needs_frame) for tf in TIMEFRAMES
+        self._marks: dict[str, Marks] = {
+            tf: Marks(packs, tf, [d for d in packs.detectors if is_of_assets(d)], self._naming)
+            for tf in TIMEFRAMES
         }
-        by_subtype = {d.subtype: d for d in packs.detectors}
-        self._flags = tuple(
-            (column.name, by_subtype.get(column.name.removeprefix(FLAG_PREFIX)))
-            for column in packs.features.columns
-            if column.family == "flag"
-        )
-        self.nulls: dict[str, int] = {}
+
+    @property
+    def nulls(self) -> dict[str, int]:
+        """Return how often a NULL silenced each detector, of those it ever silenced."""
+        total: dict[str, int] = {}
+        for marks in self._marks.values():
+            for detector, count in zip(marks.detectors, marks.nulls, strict=True):
+                if count:
+                    total[detector.detector_id] = total.get(detector.detector_id, 0) + count
+        return total
 
     def initial(self) -> None:
         """Detection has no state."""
 
     def step(self, state: None, item: RowItem) -> list[RowItem]:
         """Return the item with flags set and the candidates of each row."""
+        if not item.rows:
+            return [RowItem(item.phase, item.asset_uid, ())]
         marked = [self._mark(row) for row in item.rows]
-        rows = tuple(row for row, _ in marked)
-        candidates = tuple(found for _, found in marked)
+        rows = tuple([row for row, _ in marked])
+        candidates = tuple([found for _, found in marked])
         return [RowItem(item.phase, item.asset_uid, rows, candidates)]
 
     def _mark(self, row: Row) -> tuple[Row, tuple[Candidate, ...]]:
         """Return the row with its flags, and its candidates."""
-        view = self._naming.view(row)
-        flags = {name: _flag(each, view) for name, each in self._flags if each is not None}
-        stored = {self._naming.stored(name, row.tf): flag for name, flag in flags.items()}
-        flagged = msgspec.structs.replace(row, columns=row.columns | stored)
-        columns = view | flags | stored
-        detectors = self._by_tf[row.tf]
-        found = candidates_on(
-            flagged, columns, detectors, Detector.may_fire, self._naming, self.nulls
+        marks, columns = self._marks[row.tf], row.columns.copy()
+        hits = marks.set_flags(row.columns, columns, row.symbol, marks.nulls)
+        flagged = Row(
+            row.asset_uid,
+            row.symbol,
+            row.tf,
+            row.exchange_ts_ms,
+            row.revision,
+            columns,
+            row.extras,
         )
-        return flagged, found
+        if not hits:  # nearly every row
+            return flagged, ()
+        view = marks.view(row, columns)
+        return flagged, tuple(
+            [candidate_of(marks.detectors[hit], view, flagged, self._naming) for hit in hits]
+        )
 
 
 def candidates_on(
@@ -118,11 +127,3 @@ def gate_of(columns: Columns) -> str | None:
     if columns["illiquidity_hit"]:
         return ledger.ILLIQUID
     return None
-
-
-def _flag(detector: Detector, columns: Columns) -> bool | None:
-    """A cheap flag: the trigger alone, on a minute that is ok and liquid; NULL with an operand."""
-    value = detector.trigger.evaluate(columns)
-    if value is None:
-        return None
-    return bool(value) and columns["dq_status"] == DQ_OK and not columns["illiquidity_hit"]

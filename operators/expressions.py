@@ -13,6 +13,7 @@ written. Bounds: LENGTH_MAX characters, DEPTH_MAX levels, ARGUMENTS_MAX argument
 """
 
 import ast
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -60,12 +61,27 @@ class ExpressionError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """A compiled expression. names : the columns it reads, sorted."""
+    """A compiled expression. names : the columns it reads, sorted. tree : what was compiled."""
 
     text: str
     names: tuple[str, ...]
     type: ColumnType
     _code: CodeType = field(repr=False)
+    tree: ast.expr = field(repr=False, compare=False)
+
+    @property
+    def may_fail(self) -> bool:
+        """Tell whether a value may be NULL although every column it names is known."""
+        return any(isinstance(node, ast.BinOp) for node in ast.walk(self.tree))
+
+    def python(self, variables: Mapping[str, str]) -> str:
+        """Return the text of it in Python, in brackets, with variables in the place of columns.
+
+        Its value is that of `evaluate` before the last check, where every column is known; what
+        it calls is in PYTHON_NAMES, and raises FAILURES.
+        """
+        tree = _Renamed(variables).visit(copy.deepcopy(self.tree))
+        return f"({ast.unparse(tree)})"
 
     def evaluate(self, row: Mapping[str, Any]) -> float | bool | None:
         """Return the value over one row: float for a number, bool for a condition, None for NULL.
@@ -82,7 +98,7 @@ class Expression:
             if self.type is ColumnType.BOOLEAN:
                 return bool(value)
             number = float(value + 0.0)
-        except (ZeroDivisionError, OverflowError):
+        except FAILURES:
             return None
         return number if number - number == 0.0 else None
 
@@ -111,9 +127,8 @@ def compile_expression(
     if parser.faults:
         raise ExpressionError(text, parser.faults)
     tree = ast.fix_missing_locations(ast.Expression(body=body))
-    return Expression(
-        text, tuple(sorted(parser.names)), want, compile(tree, "<expression>", "eval")
-    )
+    code = compile(tree, "<expression>", "eval")
+    return Expression(text, tuple(sorted(parser.names)), want, code, body)
 
 
 # --- the functions an expression can reach ---------------------------------------------------
@@ -139,6 +154,26 @@ _FUNCTIONS: dict[str, Any] = {
     "<max>": max,
     "<finite>": _finite,
 }
+# The same under names that can be written in Python, for text that is made of expressions.
+PYTHON_NAMES: dict[str, Any] = {
+    f"_{name.strip('<>')}": function
+    for name, function in _FUNCTIONS.items()
+    if name != "__builtins__"
+}
+FAILURES = (ZeroDivisionError, OverflowError)  # make an expression NULL
+
+
+class _Renamed(ast.NodeTransformer):
+    """Puts variables in the place of columns, and names of Python in that of our functions."""
+
+    def __init__(self, variables: Mapping[str, str]) -> None:
+        self._variables = variables
+
+    def visit_Name(self, node: ast.Name) -> ast.Name:
+        own = f"_{node.id.strip('<>')}" if node.id.startswith("<") else None
+        return ast.Name(own or self._variables[node.id], ast.Load())
+
+
 _ARGUMENTS = {"abs": (1, 1), "sign": (1, 1), "min": (2, ARGUMENTS_MAX), "max": (2, ARGUMENTS_MAX)}
 FUNCTION_NAMES = tuple(_ARGUMENTS)
 RESERVED_NAMES = frozenset({*_ARGUMENTS, "true", "false"})  # no column may be called so

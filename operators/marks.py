@@ -1,0 +1,169 @@
+"""The flags and triggers of a timeframe, all of them in one function that is made from the pack.
+
+Rules of this file: the text of the function is made from the syntax trees of expressions alone, so
+nothing can be reached that an expression cannot reach; a column is read once for all detectors;
+what it says of a row is what `Detector.may_fire` says of each detector, NULL for NULL (a test holds
+them side by side).  Build plan 5.6, 9; design 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from operators.expressions import FAILURES, PYTHON_NAMES, Expression
+from operators.naming import Naming
+from operators.records import DQ_OK, Columns, Row
+from packs.loader import Detector, Packs
+from packs.schema import MINUTE_TF, Timeframe
+
+FLAG_PREFIX = "is_"
+_GLOBALS = {**PYTHON_NAMES, "FAILURES": FAILURES, "DQ_OK": DQ_OK}
+
+# (columns, the copy that takes the flags, symbol, count of NULLs by detector) -> which fired
+SetFlags = Callable[[Columns, Columns, str, list[int]], list[int]]
+
+
+class Marks:
+    """What is found on the rows of one timeframe before the join.
+
+    detectors : of assets, those evaluated here, in the order of the pack. nulls : how often a NULL
+    silenced each of them. set_flags : (columns, copy, symbol, nulls) sets the flags in the copy
+    and returns the places of the detectors that may fire, ascending.
+    """
+
+    def __init__(
+        self, packs: Packs, tf: Timeframe, active: Iterable[Detector], naming: Naming
+    ) -> None:
+        self.detectors = tuple(d for d in active if tf in d.tfs and not d.needs_frame)
+        self.nulls = [0] * len(self.detectors)
+        by_subtype = {d.subtype: d for d in packs.detectors}
+        self._naming = naming
+        self._flags: dict[str, str] = {}  # of those that a detector sets: the stored name
+        flags: dict[str, Expression] = {}
+        for column in packs.features.columns:
+            detector = by_subtype.get(column.name.removeprefix(FLAG_PREFIX))
+            if column.family == "flag" and detector is not None:
+                self._flags[column.name] = naming.stored(column.name, tf)
+                flags[column.name] = detector.trigger
+        text = _Text(tf, naming, flags, self._flags, self.detectors).text()
+        made: dict[str, SetFlags] = {}
+        exec(compile(text, f"<marks of {tf}>", "exec"), dict(_GLOBALS), made)
+        self.set_flags = made["set_flags"]
+
+    def view(self, row: Row, flagged: Columns) -> Columns:
+        """Return what an expression sees of a row, with the flags it was given."""
+        view = self._naming.view(row)
+        return (
+            view
+            | {name: flagged[stored] for name, stored in self._flags.items()}
+            | {stored: flagged[stored] for stored in self._flags.values()}
+        )
+
+
+class _Text:
+    """Makes the text of the function, a line at a time."""
+
+    def __init__(
+        self,
+        tf: Timeframe,
+        naming: Naming,
+        flags: Mapping[str, Expression],
+        stored: Mapping[str, str],
+        detectors: Iterable[Detector],
+    ) -> None:
+        self._tf = tf
+        self._naming = naming
+        self._read: dict[str, str] = {}  # column -> variable
+        self._lines: list[str] = []
+        for number, expression in enumerate(flags.values()):
+            self._flag(f"f{number}", expression)
+        variables = {name: f"f{number}" for number, name in enumerate(flags)}
+        # What is found is evaluated with the flags; a stored name stands above the pack's.
+        self._flagged = variables | {stored[name]: variables[name] for name in flags}
+        for name, variable in variables.items():
+            self._put(1, f"copy[{stored[name]!r}] = {variable}")
+        for number, detector in enumerate(detectors):
+            self._detector(number, detector)
+
+    def text(self) -> str:
+        """Return the text of the whole."""
+        reads = [f"    {variable} = {self._source(name)}" for name, variable in self._read.items()]
+        head = ["def set_flags(columns, copy, symbol, nulls):", "    get = columns.get"]
+        return "\n".join([*head, *reads, "    hits = []", *self._lines, "    return hits", ""])
+
+    def _source(self, name: str) -> str:
+        """Return where a column comes from, as `Naming.view` has it."""
+        if self._tf != MINUTE_TF:
+            name = self._naming.stored(name, self._tf)
+        return "get('symbol', symbol)" if name == "symbol" else f"get({name!r})"
+
+    def _column(self, name: str) -> str:
+        """Return the variable of a column of the row as it came."""
+        return self._read.setdefault(name, f"c{len(self._read)}")
+
+    def _seen(self, name: str) -> str:
+        """Return the variable of a column as detectors see it."""
+        return self._flagged.get(name) or self._column(name)
+
+    def _flag(self, variable: str, trigger: Expression) -> None:
+        """A cheap flag: the trigger alone, on a minute that is ok and liquid; NULL with an
+        operand."""
+        variables = {name: self._column(name) for name in trigger.names}
+        status, thin = self._column("dq_status"), self._column("illiquidity_hit")
+        value = f"True if {trigger.python(variables)} else False"
+        self._put(1, f"{variable} = None")
+        self._put(1, f"if {_known(variables.values())}:")
+        if trigger.may_fail:
+            self._put(2, "try:")
+            self._put(3, f"{variable} = {value}")
+            self._put(2, "except FAILURES: pass")
+            self._put(2, f"if {variable}: {variable} = {status} == DQ_OK and not {thin}")
+        else:
+            self._put(2, f"{variable} = {status} == DQ_OK and not {thin} and ({value})")
+
+    def _detector(self, number: int, detector: Detector) -> None:
+        """Note a detector among the hits, or a NULL that silenced it."""
+        required = {name: self._seen(name) for name in detector.required}
+        self._put(1, f"if {_known(required.values())}:")
+        depth = 2
+        for guard in detector.guards:
+            depth = self._guard(guard, depth)
+        triggers = (detector.trigger, *detector.tier_triggers.values())
+        expressions = (*detector.conditions, *triggers)
+        texts = [each.python({n: self._seen(n) for n in each.names}) for each in expressions]
+        held = " and ".join(texts[: len(detector.conditions)]) or "True"
+        fired = " or ".join(texts[len(detector.conditions) :])
+        if any(each.may_fail for each in expressions):
+            # Every trigger is evaluated: one that is NULL silences the others, too.
+            every = ", ".join(texts[len(detector.conditions) :])
+            self._put(depth, "try:")
+            self._put(
+                depth + 1, f"if {held} and True in [True if t else False for t in ({every},)]:"
+            )
+            self._put(depth + 2, f"hits.append({number})")
+            self._put(depth, f"except FAILURES: nulls[{number}] += 1")
+        else:
+            self._put(depth, f"if {held} and ({fired}): hits.append({number})")
+        self._put(1, f"else: nulls[{number}] += 1")
+
+    def _guard(self, guard: Expression, depth: int) -> int:
+        """Go on unless a guard is false; NULL is not false."""
+        variables = {name: self._seen(name) for name in guard.names}
+        text = guard.python(variables)
+        if not guard.may_fail:
+            self._put(depth, f"if not ({_known(variables.values())}) or {text}:")
+            return depth + 1
+        self._put(depth, f"held = not ({_known(variables.values())})")
+        self._put(depth, "if not held:")
+        self._put(depth + 1, f"try: held = True if {text} else False")
+        self._put(depth + 1, "except FAILURES: held = True")
+        self._put(depth, "if held:")
+        return depth + 1
+
+    def _put(self, depth: int, line: str) -> None:
+        self._lines.append("    " * depth + line)
+
+
+def _known(variables: Iterable[str]) -> str:
+    """Return the condition that no variable is NULL."""
+    return " and ".join(f"{variable} is not None" for variable in variables) or "True"
