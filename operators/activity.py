@@ -15,6 +15,7 @@ import msgspec
 
 from operators.formulas.elementary import median
 from operators.lattice import MINUTE_MS
+from operators.scans import total
 from packs.schema import TIMEFRAME_MIN, UniversePolicy
 
 UNKNOWN = -1.0  # open interest of a minute that has none: below every value, which are >= 0
@@ -99,10 +100,9 @@ def volume_since(state: Activity, uid: int, since_ms: int) -> float:
     Looks back max(l1_min, 60) minutes at most.
     """
     past = state.past.get(uid)
-    total = 0.0
-    for volume in () if past is None else _after(past.volumes, past.newest_ms, since_ms):
-        total += volume
-    return total
+    if past is None:
+        return 0.0
+    return total(past.volumes, _first_after(past.volumes, past.newest_ms, since_ms))
 
 
 def dollar_volumes(
@@ -139,10 +139,14 @@ def _median_since(past: Past | None, since_ms: int) -> float | None:
 
 def _after(values: list[float], newest_ms: int, since_ms: int) -> list[float]:
     """Return the values of the minutes labelled after `since_ms`."""
+    first = _first_after(values, newest_ms, since_ms)
+    return values[first:] if first else values
+
+
+def _first_after(values: list[float], newest_ms: int, since_ms: int) -> int:
+    """Return the place of the first minute labelled after `since_ms`."""
     count = -((since_ms - newest_ms) // MINUTE_MS)  # upwards, if it is no label
-    if count >= len(values):
-        return values
-    return values[-count:] if count > 0 else []
+    return min(len(values), max(0, len(values) - count))
 
 
 def dead(state: Activity, volumes: Mapping[int, float], policy: UniversePolicy) -> frozenset[int]:

@@ -61,6 +61,8 @@ class Budget:
         """Publish what the minute has left: its amendments share the cap with its seal."""
         if state.minute_ms != phase.minute_ms:
             state.minute_ms, state.spent, state.spent_shadow = phase.minute_ms, 0, 0
+        if not any(i.n_candidates or i.drafts or i.suppressed or i.closed for i in items):
+            return Published(phase, (), ())  # nearly every phase
         suppressed = [s for item in items for s in item.suppressed]
         made, dead = _sound([d for item in items for d in item.drafts], phase, suppressed)
         live = [draft for draft in made if not draft.shadow]

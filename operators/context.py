@@ -94,7 +94,22 @@ class Context:
         phase, outputs = item.phase, list[MarketPhase | ScoreItem]()
         complete = state.join.collect(phase, item.asset_uid, item, expected=phase.n_assets)
         for items in complete:
-            outputs += self._complete(state, items[0].phase, items)
+            done = items[0].phase
+            if done.final and not any(each.rows for each in items):  # nobody amended anything
+                outputs += self._unchanged(state, done, items)
+            else:
+                outputs += self._complete(state, done, items)
+        return outputs
+
+    def _unchanged(
+        self, state: ContextState, phase: Phase, items: list[RowItem]
+    ) -> list[MarketPhase | ScoreItem]:
+        """Pass on a final phase without rows."""
+        outputs: list[MarketPhase | ScoreItem] = [MarketPhase(phase, (), ())]
+        outputs.append(ScoreItem(phase, MARKET_UID, (), (), ()))
+        for item in items:
+            uid = item.asset_uid
+            outputs.append(ScoreItem(phase, uid, (), (), (), tier_of(state.tiers, uid)))
         return outputs
 
     def _complete(
@@ -104,36 +119,38 @@ class Context:
             state.last, state.revisions, state.spiked, state.approx = {}, {}, {}, False
         marked = [pair for item in items for pair in _pairs(item)]
         for row, _ in marked:
-            state.last.setdefault(row.tf, {})[row.asset_uid] = row
             if row.tf == MINUTE_TF:
                 self._remember(state, row)
             self._observe_strength(state, row)
-        volumes = self._volumes(state, phase, marked)
+        volumes = {} if phase.final else self._volumes(state, phase, marked)
         moved = () if phase.final else step_tiers(state.tiers, volumes, self._policy)
         for row, candidates in marked:
             if row.tf == MINUTE_TF:
-                state.spiked[row.asset_uid] = self._is_spiked(state, row, candidates)
+                state.spiked[row.asset_uid] = candidates != () and self._is_spiked(
+                    state, row, candidates
+                )
                 state.approx = state.approx or candidates is None
         audit = Audit()
         if not phase.final:
             audit = self._move_membership(state, phase, marked, volumes, moved)
-        frames = tuple(self._frame(state, tf, phase) for tf in sorted({r.tf for r, _ in marked}))
-        for row, _ in marked:
-            state.last[row.tf][row.asset_uid] = self._with_membership(state, row)
+        rows_of = [self._with_membership(state, item) for item in items]
+        frames = tuple(
+            [self._frame(state, tf, phase) for tf in sorted({row.tf for row, _ in marked})]
+        )
         joined = [
             ScoreItem(
                 phase,
                 item.asset_uid,
-                tuple(state.last[row.tf][item.asset_uid] for row in item.rows),
-                tuple(candidates or () for _, candidates in _pairs(item)),
+                rows,
+                item.candidates or ((),) * len(rows),
                 frames,
                 tier_of(state.tiers, item.asset_uid),
             )
-            for item in items
+            for item, rows in zip(items, rows_of, strict=True)
         ]
-        rows = tuple(row for entry in joined for row in entry.rows)
+        every = tuple([row for rows in rows_of for row in rows])
         market = self._market_item(phase, frames)
-        return [MarketPhase(phase, frames, rows, audit), market, *joined]
+        return [MarketPhase(phase, frames, every, audit), market, *joined]
 
     def _market_item(self, phase: Phase, frames: tuple[Frame, ...]) -> ScoreItem:
         """Return the market's own rows with what its detectors find on them."""
@@ -202,7 +219,9 @@ class Context:
         shocks = self._shocks(state)
         found: dict[int, tuple[int, str]] = {}
         for row, candidates in marked:
-            for candidate in candidates or ():
+            if not candidates:
+                continue
+            for candidate in candidates:
                 if not self._is_heard(state, row, candidate):
                     continue
                 detector = self._detectors[candidate.detector_id]
@@ -238,24 +257,39 @@ class Context:
 
     def _shocks(self, state: ContextState) -> int:
         """Count the covered assets with a spike-class candidate that passed the gates."""
-        count = 0
-        for uid, spiked in state.spiked.items():
-            count += spiked and universe.is_covered(state.universe, uid)
-        return count
+        spiked = [uid for uid, is_spiked in state.spiked.items() if is_spiked]
+        return len([uid for uid in spiked if universe.is_covered(state.universe, uid)])
 
-    def _with_membership(self, state: ContextState, row: Row) -> Row:
-        columns = {**row.columns, **universe.membership(state.universe, row.asset_uid)}
-        return msgspec.structs.replace(row, columns=columns)
+    def _with_membership(self, state: ContextState, item: RowItem) -> tuple[Row, ...]:
+        """Return an asset's rows with its membership, the newest of their timeframes."""
+        membership, rows = universe.membership(state.universe, item.asset_uid), []
+        for row in item.rows:
+            columns = row.columns.copy()
+            columns.update(membership)
+            joined = Row(
+                row.asset_uid,
+                row.symbol,
+                row.tf,
+                row.exchange_ts_ms,
+                row.revision,
+                columns,
+                row.extras,
+            )
+            state.last.setdefault(row.tf, {})[row.asset_uid] = joined
+            rows.append(joined)
+        return tuple(rows)
 
     # --- the frame ---------------------------------------------------------------------------
 
     def _frame(self, state: ContextState, tf: str, phase: Phase) -> Frame:
         label = phase.minute_ms
         rows = [state.last[tf][uid] for uid in sorted(state.last[tf])]
-        covered = [row for row in rows if universe.is_covered(state.universe, row.asset_uid)]
+        inside = universe.covered(state.universe)
+        covered = [row for row in rows if row.asset_uid in inside]
         eligible = [row for row in covered if row.columns["dq_status"] == DQ_OK]
         rs_score = self._naming.stored("rs_score_m_5", tf)
-        ranking = sorted(eligible, key=lambda r: (-r.columns[rs_score], r.asset_uid))
+        # In asset order, and sorting downwards leaves equal scores in their order.
+        ranking = sorted(eligible, key=lambda row: row.columns[rs_score], reverse=True)
         symbols = [row.symbol for row in ranking]
         columns: Columns = {
             **self._leader(state, eligible, ranking, rows),
@@ -290,7 +324,10 @@ class Context:
 
     def _dispersion(self, rows: list[Row], name: str) -> float | None:
         """Return the dispersion of a column over the rows that know it."""
-        values = [self._naming.read(row, name) for row in rows]
+        values = []
+        if rows:
+            stored = self._naming.stored(name, rows[0].tf)  # all of one timeframe
+            values = [row.columns.get(stored) for row in rows]
         value = dispersion([value for value in values if isinstance(value, float)])
         return None if value is None else round12(value)
 
@@ -350,6 +387,8 @@ def _pairs(item: RowItem) -> list[Marked]:
     """Return an item's rows, each with its candidates."""
     if item.rows and not item.candidates:
         return [(row, None) for row in item.rows]
+    if len(item.rows) == 1:
+        return [(item.rows[0], item.candidates[0])]
     return list(zip(item.rows, item.candidates, strict=True))
 
 

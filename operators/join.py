@@ -37,11 +37,13 @@ class Join(msgspec.Struct, Generic[T]):
         """
         key = phase.number
         assert key > self.done, f"asset {asset_uid} sent {phase} after {self.done} was complete"
-        collected = self.pending.setdefault(key, {})
-        assert len(self.pending) <= PENDING_PHASES_MAX, f"join stuck since {min(self.pending)}"
+        collected = self.pending.get(key)
+        if collected is None:
+            collected = self.pending[key] = {}
+            self.expected[key], self.follows[key] = expected, phase.follows
+            assert len(self.pending) <= PENDING_PHASES_MAX, f"join stuck since {min(self.pending)}"
         assert asset_uid not in collected, f"asset {asset_uid} sent {phase} twice"
         collected[asset_uid] = item
-        self.expected[key], self.follows[key] = expected, phase.follows
         complete: list[list[T]] = []
         if len(collected) < expected:  # nearly every item
             return complete

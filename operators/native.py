@@ -20,6 +20,7 @@ PACKAGE = "operators"
 UNITS: dict[str, tuple[str, ...]] = {
     "kernel": ("kernel.py", "kernel.pxd"),
     "frames": ("frames.pyx",),  # without it operators/wire.py reads all frames
+    "scans": ("scans.py", "scans.pxd"),
 }
 STEM = "_compiled_"
 PLAIN_ONLY = "# plain form only"  # ends a line that is not compiled

@@ -32,7 +32,7 @@ from operators.records import (
     Suppression,
 )
 from packs.loader import Detector, Packs
-from packs.schema import TIERS, EventClass, Scoring, TierName
+from packs.schema import TIERS, TIMEFRAMES, EventClass, Scoring, TierName
 
 RECOVERING = "recovering"
 # Share of the bars of a run on which a detector must have fired for a new level.
@@ -107,7 +107,11 @@ class Score:
             tier: _budgets_of(tier, packs) for tier in TIERS
         }
         self.nulls: dict[str, int] = {}
-        self._on_frames = [d for d in packs.detectors if d.needs_frame and is_of_assets(d)]
+        self._on_frames: dict[str, list[Detector]] = {
+            tf: [d for d in packs.detectors if d.needs_frame and is_of_assets(d) and tf in d.tfs]
+            for tf in TIMEFRAMES
+        }
+        self._nothing_on_frames = not any(self._on_frames.values())
 
     def initial(self) -> ScoreState:
         """Return the state of an asset that never fired."""
@@ -115,6 +119,8 @@ class Score:
 
     def step(self, state: ScoreState, item: ScoreItem) -> list[ScoredItem]:
         """Account for every candidate of a phase."""
+        if not state.runs and self._nothing_on_frames and not any(item.candidates):
+            return [ScoredItem(item.phase, item.asset_uid, (), (), 0)]  # nearly every item
         drafts: list[Draft] = []
         suppressed: list[Suppression] = []
         closed: list[Suppression] = []
@@ -143,7 +149,7 @@ class Score:
 
     def after_join(self, row: Row, frame: Frame, tier: str) -> tuple[Candidate, ...]:
         """Return what the detectors that name a frame column find on a row (design 3)."""
-        detectors = [d for d in self._on_frames if row.tf in d.tfs]
+        detectors = self._on_frames[row.tf]
         if row.asset_uid == MARKET_UID or not detectors:
             return ()
         columns = {**frame.columns, **self._naming.view(row)}

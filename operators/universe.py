@@ -102,8 +102,9 @@ def ranks(values: Mapping[int, float]) -> dict[int, int]:
     >>> ranks({7: 1.0, 3: 5.0, 9: 5.0})
     {3: 1, 9: 2, 7: 3}
     """
-    ordered = sorted(values, key=lambda uid: (-values[uid], uid))
-    return {uid: position for position, uid in enumerate(ordered, start=1)}
+    # Sorting downwards leaves equal values in their order, that of the ids.
+    ordered = sorted(sorted(values), key=values.__getitem__, reverse=True)
+    return dict(zip(ordered, range(1, len(ordered) + 1), strict=True))
 
 
 def composite_ranks(
@@ -127,13 +128,14 @@ def composite_ranks(
     weights = policy.weights
     by_volume = ranks(volumes)
     by_interest = ranks({uid: oi for uid in volumes if (oi := interests.get(uid)) is not None})
+    wv, wo = weights.wv, weights.wo
     scores = {}
     for uid, by_dollars in by_volume.items():
         by_position = by_interest.get(uid, by_dollars)
         # rounded, so that sums that are equal in decimals are ties
-        scores[uid] = round12(weights.wv * by_dollars + weights.wo * by_position)
-    ordered = sorted(scores, key=lambda uid: (scores[uid], uid))
-    return {uid: position for position, uid in enumerate(ordered, start=1)}
+        scores[uid] = round12(wv * by_dollars + wo * by_position)
+    ordered = sorted(sorted(scores), key=scores.__getitem__)
+    return dict(zip(ordered, range(1, len(ordered) + 1), strict=True))
 
 
 def without_interest(interests: Mapping[int, float | None]) -> tuple[int, ...]:
@@ -187,14 +189,18 @@ def _count_streaks(
 ) -> None:
     """Count this minute; who is neither a member nor in the entry band is forgotten."""
     counted: dict[int, Member] = {}
-    for uid in sorted({**state.members, **rank_of}):
-        known, rank = state.members.get(uid, Member()), rank_of.get(uid)
-        if known.since_ms:
-            outside = rank is not None and rank > policy.exit_band.n_exit
-            streak = known.exit_streak + 1 if outside else 0
-            counted[uid] = Member(since_ms=known.since_ms, exit_streak=streak)
-        elif rank is not None and rank <= policy.entry_band.n_entry and uid not in dead:
-            counted[uid] = Member(entry_streak=known.entry_streak + 1)
+    n_entry, n_exit, members = policy.entry_band.n_entry, policy.exit_band.n_exit, state.members
+    for uid in sorted({**members, **rank_of}):
+        known, rank = members.get(uid), rank_of.get(uid)
+        if known is not None and known.since_ms:
+            outside = rank is not None and rank > n_exit
+            if outside or known.exit_streak:
+                streak = known.exit_streak + 1 if outside else 0
+                known = Member(since_ms=known.since_ms, exit_streak=streak)
+            counted[uid] = known
+        elif rank is not None and rank <= n_entry and uid not in dead:
+            streak = 0 if known is None else known.entry_streak
+            counted[uid] = Member(entry_streak=streak + 1)
     state.members = counted
 
 
@@ -324,6 +330,12 @@ def is_covered(state: UniverseState, uid: int) -> bool:
     return uid in state.hot or is_member(state, uid)
 
 
+def covered(state: UniverseState) -> frozenset[int]:
+    """Return the assets that are listened to."""
+    inside = [uid for uid, member in state.members.items() if member.since_ms]
+    return frozenset((*inside, *state.hot))
+
+
 def is_member(state: UniverseState, uid: int) -> bool:
     """Tell whether an asset is a member of the universe."""
     member = state.members.get(uid)
@@ -341,7 +353,4 @@ def membership(state: UniverseState, uid: int) -> dict[str, Any]:
 
 def size(state: UniverseState) -> int:
     """Return how many assets are members."""
-    count = 0
-    for member in state.members.values():
-        count += 1 if member.since_ms else 0
-    return count
+    return len([member for member in state.members.values() if member.since_ms])

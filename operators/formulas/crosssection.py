@@ -22,7 +22,7 @@ def dispersion(values: Sequence[float]) -> float | None:
     if count < 2:
         return None
     mean = fsum(values) / count
-    return sqrt(fsum((value - mean) * (value - mean) for value in values) / count)
+    return sqrt(fsum([(value - mean) * (value - mean) for value in values]) / count)
 
 
 def lead_index(ret_m_5: float, z_vol: float, oi_roc: float | None) -> float:
