@@ -55,4 +55,4 @@ def test_property_a_total_is_added_up_in_order(form: Any, window: list[float], s
 
 def test_the_module_runs_the_compiled_form_where_it_is_built() -> None:
     """As the kernel does."""
-    assert scans.FORM == ("plain" if native.compiled("scans") is None else "compiled")
+    assert ("plain" if native.compiled("scans") is None else "compiled") == scans.FORM
