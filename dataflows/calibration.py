@@ -354,6 +354,16 @@ class Rates:
             self._market_minutes += 1
             self._last_ms = row.exchange_ts_ms
 
+    def add_time(
+        self, symbols: Mapping[int, str], minutes: Mapping[int, int], market_minutes: int
+    ) -> None:
+        """Take the minute rows of a whole run at once: by asset those past warm-up, and of how many
+        minutes there was one."""
+        self._symbols.update(symbols)
+        for uid in symbols:
+            self._minutes[uid] = self._minutes.get(uid, 0) + minutes[uid]
+        self._market_minutes += market_minutes
+
     def add_event(self, event: Mapping[str, Any]) -> None:
         """Take a published event of any timeframe."""
         by_asset = self._severities[event["class"]]

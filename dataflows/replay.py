@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import gc
 import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import orjson
 from bytewax.inputs import FixedPartitionedSource, Source
 from bytewax.testing import cluster_main
+from pydantic import BaseModel
 
 from dataflows.collector import collect_rarely
 from dataflows.connectors.bars_source import CHUNK_MINUTES, BarsCount, BarsSource
@@ -26,11 +28,13 @@ from dataflows.connectors.topics import (
 )
 from dataflows.live import Sinks, build, build_from_bars
 from operators.modes import Run
+from operators.normalize import features_in_use
 from packs.loader import Packs
+from packs.schema import TIMEFRAMES
 
 REPLAY = Run("replay")
-COLLECTED_AFTER = (100_000, 50, 100)  # objects of the youngest generation, then of the next two
 PRODUCTS = (*MARKET_PRODUCTS, *EVENT_PRODUCTS)
+MADE_OF = "replay.json"  # beside the products: what their rows depend on
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,7 @@ def replay(
     watch = Watch(on_progress)
     sinks = file_sinks(out)
     out.mkdir(parents=True, exist_ok=True)
+    (out / MADE_OF).unlink(missing_ok=True)  # it speaks of rows that are complete
     for name in PRODUCTS:  # a sink opens its files with the first item only
         product_path(out, name).write_bytes(b"")
     if extra is not None:
@@ -139,9 +144,9 @@ def replay(
         log = LogSource(source, packs.features, lines, on_chunk=watch.log_chunk, holes=holes)
         flow = build(_paced(log, speed), packs, sinks, run)
     gc.freeze()  # modules and packs are here to stay
-    with seldom_collected():
-        # Also with one worker: `run_main` prints the engine's own stack when a step fails.
-        cluster_main(flow, [], 0, worker_count_per_proc=workers)  # type: ignore[no-untyped-call]
+    # Also with one worker: `run_main` prints the engine's own stack when a step fails.
+    cluster_main(flow, [], 0, worker_count_per_proc=workers)  # type: ignore[no-untyped-call]
+    (out / MADE_OF).write_bytes(msgspec.json.encode(made_of(packs)))
     return Summary(
         source=str(source),
         config_hash=packs.config_hash,
@@ -152,19 +157,19 @@ def replay(
     )
 
 
-@contextmanager
-def seldom_collected() -> Iterator[None]:
-    """Look for garbage in cycles seldom while a batch runs.
+def made_of(packs: Packs) -> dict[str, Any]:
+    """Return what the rows of a run depend on beside its source, so that they can be used again:
+    the feature pack, and by timeframe the baselines that `warmup` waits for."""
+    return {
+        "features": model_digest(packs.features),
+        "warm": {tf: sorted(features_in_use(packs, tf)) for tf in TIMEFRAMES},
+    }
 
-    Rows are freed by reference counts, so a search finds next to nothing; at the usual intervals it
-    takes a quarter of a replay.
-    """
-    usual = gc.get_threshold()
-    gc.set_threshold(*COLLECTED_AFTER)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*usual)
+
+def model_digest(model: BaseModel) -> str:
+    """Return the digest of what a pack says, defaults filled in."""
+    text = orjson.dumps(model.model_dump(by_alias=True), option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(text).hexdigest()
 
 
 def _paced(source: FixedPartitionedSource[Any, Any], speed: float | None) -> Source[Any]:

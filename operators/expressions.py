@@ -13,7 +13,6 @@ written. Bounds: LENGTH_MAX characters, DEPTH_MAX levels, ARGUMENTS_MAX argument
 """
 
 import ast
-import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -80,8 +79,7 @@ class Expression:
         Its value is that of `evaluate` before the last check, where every column is known; what
         it calls is in PYTHON_NAMES, and raises FAILURES.
         """
-        tree = _Renamed(variables).visit(copy.deepcopy(self.tree))
-        return f"({ast.unparse(tree)})"
+        return f"({ast.unparse(_renamed(self.tree, variables))})"
 
     def evaluate(self, row: Mapping[str, Any]) -> float | bool | None:
         """Return the value over one row: float for a number, bool for a condition, None for NULL.
@@ -163,15 +161,16 @@ PYTHON_NAMES: dict[str, Any] = {
 FAILURES = (ZeroDivisionError, OverflowError)  # make an expression NULL
 
 
-class _Renamed(ast.NodeTransformer):
-    """Puts variables in the place of columns, and names of Python in that of our functions."""
-
-    def __init__(self, variables: Mapping[str, str]) -> None:
-        self._variables = variables
-
-    def visit_Name(self, node: ast.Name) -> ast.Name:
-        own = f"_{node.id.strip('<>')}" if node.id.startswith("<") else None
-        return ast.Name(own or self._variables[node.id], ast.Load())
+def _renamed(node: Any, variables: Mapping[str, str]) -> Any:
+    """Return a tree with variables in the place of columns, and names of Python for functions."""
+    if isinstance(node, list):
+        return [_renamed(each, variables) for each in node]
+    if isinstance(node, ast.Name):
+        own = f"_{node.id.strip('<>')}" if node.id.startswith("<") else variables[node.id]
+        return ast.Name(own, node.ctx)
+    if not isinstance(node, ast.AST) or not node._fields:
+        return node
+    return type(node)(*[_renamed(getattr(node, name), variables) for name in node._fields])
 
 
 _ARGUMENTS = {"abs": (1, 1), "sign": (1, 1), "min": (2, ARGUMENTS_MAX), "max": (2, ARGUMENTS_MAX)}

@@ -77,7 +77,7 @@ class _Tf:
         self.stored = tuple(self.names[name] for name in self.columns)
         self.read = itemgetter(*self.columns)
         self.blank: Columns = dict.fromkeys(self.columns)
-        robust, warm = robust_of(features), _features_in_use(packs, tf)
+        robust, warm = robust_of(features), features_in_use(packs, tf)
         self.entries = tuple(
             Entry(
                 Plan(_feature_of(n), decay_of(n.decay or features.decay.of(tf)), robust),
@@ -394,7 +394,7 @@ def decay_of(constants: schema.Decay) -> Decay:
     return Decay(a_m=constants.a_m, a_s=constants.a_s, growth=constants.growth)
 
 
-def _features_in_use(packs: Packs, tf: Timeframe) -> frozenset[str]:
+def features_in_use(packs: Packs, tf: Timeframe) -> frozenset[str]:
     """Return the features that an enabled detector needs on a timeframe: they decide `warmup`
     (build plan 8.1)."""
     names = packs.features.names(tf)

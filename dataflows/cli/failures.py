@@ -32,6 +32,7 @@ KNOWN = {
     "dataflows.settings.SettingsError": USAGE,
     "dataflows.connectors.recorder.RecorderError": USAGE,
     "dataflows.connectors.ticklog.LogError": INPUT,
+    "dataflows.connectors.rows_table.TableError": INPUT,
     "dataflows.importing.reading.ImportProblem": INPUT,
     "dataflows.connectors.notify.ChannelError": USAGE,
     "dataflows.connectors.dsn.DsnError": USAGE,

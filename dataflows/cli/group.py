@@ -34,6 +34,7 @@ COMMANDS = {
         "calibrate", "Measure the z-scores of minute bars against a standard normal."
     ),
     "evaluate": Entry("evaluate", "Measure the events of minute bars: rates, lift, labels."),
+    "trial": Entry("trial", "Try detector packs on the rows of a replay, in seconds."),
     "record": Entry("record", "Record the venue into a tick log, and nothing else."),
     "forward": Entry("forward", "Copy a tick log to Kafka, for shards on other machines."),
     "backfill": Entry("backfill", "Store the venue's candles beside what was built from ticks."),

@@ -1,0 +1,94 @@
+"""`alpha trial`: detector packs tried on rows that were computed once.
+
+Rules of this file: everything that is wrong with rows and packs is said before the first row is
+read; a pack has a directory of its own, named like its file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from dataflows.cli.calibrate import show_rates
+from dataflows.cli.failures import INPUT, USAGE, Problem
+from dataflows.cli.logs import LogSpan
+from dataflows.cli.pack_files import FeaturesFile, UniverseFile
+from dataflows.cli.places import made_directory
+from dataflows.cli.progress import LogProgress
+from dataflows.cli.screen import AsJson, put, put_json, shown_counts
+from dataflows.trial import Tried, assert_fitting, first_minute_ms, rows_table, trial
+from packs.loader import SHIPPED, Packs, load_packs
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def run(
+    rows: Annotated[
+        Path, typer.Argument(metavar="ROWS", help="The output directory of `alpha replay`.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Directory for a directory per pack.")],
+    detectors: Annotated[
+        list[Path] | None,
+        typer.Option("--detectors", help="Detector pack; may be repeated. Default: the shipped."),
+    ] = None,
+    features: FeaturesFile = None,
+    universe: UniverseFile = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Try detector packs on the rows of a replay, in seconds.
+
+    Writes frames, events, shadow, suppressed and dlq (.ndjson) of each pack, byte for byte what
+    `alpha replay` with it would write, and prints the rates of the classes and how many candidates
+    were suppressed, by reason. The first trial of a replay turns its rows into columns (in .trial,
+    which can be deleted), later ones take seconds.
+    """
+    named = named_packs(detectors, features, universe)
+    if not rows.is_dir():
+        raise Problem(f"{rows}: expected the output directory of `alpha replay`", INPUT)
+    if out.resolve() == rows.resolve():
+        raise Problem(f"--out: expected another directory than that of the rows, {rows}", USAGE)
+    assert_fitting(rows, list(named.values()))
+    for name in named:
+        made_directory("--out", out / name)
+    span = LogSpan(first_minute_ms(rows), None)
+    first = next(iter(named.values()))
+    with LogProgress("columns", "rows", 1, span, quiet=quiet) as progress:
+        table = rows_table(rows, first, progress.step)
+    tried: dict[str, Tried] = {}
+    for name, packs in named.items():
+        with LogProgress(name, "rows", 1, span, quiet=quiet) as progress:
+            tried[name] = trial(rows, out / name, packs, table, progress.step)
+    if as_json:
+        put_json({"rows": str(rows), "packs": {name: shown(each) for name, each in tried.items()}})
+        return
+    for name, each in tried.items():
+        put(f"{name}: {each.detector_pack}, {each.rows:,} rows, {each.candidates:,} candidates")
+        show_rates(each.rates)
+        put(f"suppressed: {shown_counts(each.suppressed) or 'none'}")
+        put()
+
+
+def named_packs(
+    detectors: Sequence[Path] | None, features: Path | None, universe: Path | None
+) -> dict[str, Packs]:
+    """Return the packs to try by the names of their files."""
+    named: dict[str, Packs] = {}
+    files: Sequence[Path | None] = detectors or [None]
+    for file in files:
+        name = Path(SHIPPED["detectors"] if file is None else file).stem
+        if name in named:
+            raise Problem(f"--detectors: expected different names, found {name} twice", USAGE)
+        named[name] = load_packs(features, file, universe)
+    return named
+
+
+def shown(tried: Tried) -> dict[str, Any]:
+    """Return what a pack came to as a JSON object."""
+    return {**asdict(tried), "rates": msgspec.to_builtins(tried.rates)}

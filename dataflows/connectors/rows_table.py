@@ -1,0 +1,334 @@
+"""The rows of a replay as columns, and what of the join depends on no detector.
+
+    OUT/rows.ndjson -> OUT/.trial/: rows.arrow (a column per name of the pack), phases.msgpack
+
+Rules of this file: it is made from the rows and can be thrown away; it is never the truth: rows
+that matter are read from their own line again. It belongs to one digest of the rows, one feature
+pack and one universe policy, and is made anew when one of them is another; a file of the same
+size and time is taken to be the same without reading it.  Design 3.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from importlib import import_module
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import orjson
+
+from operators import activity
+from operators.context import LEADER_WINDOW_MIN, Context, ContextState
+from operators.events import WINDOW_SEC
+from operators.expressions import ColumnType
+from operators.lattice import MINUTE_MS
+from operators.publish import frame_json
+from operators.records import Columns, MarketPhase, Phase, Row, RowItem
+from operators.rotation import STEP_MS
+from packs.loader import Packs
+from packs.schema import COLUMN_TYPES, DEFAULT_TIER, MINUTE_TF, TIMEFRAMES
+
+VERSION = 1
+FOLDER = ".trial"
+ROWS = "rows.ndjson"
+BATCH_ROWS = 20_000  # in memory while it is made, some 100 MB
+IDENTITY = ("asset_uid", "symbol", "tf", "exchange_ts", "revision", "extras")
+NO_READER = "a trial needs the package pyarrow: run `pip install pyarrow`"
+# Columns of ours beside those of the pack; no pack can name one so.
+UID, TF, OFFSET, VOLUME, STRENGTH = "<uid>", "<tf>", "<offset>", "<volume>", "<strength>"
+_UNSEEN = ("flag", "membership")  # families that are not known before the join
+
+
+class TableError(Exception):
+    """The rows cannot be used; the message says why."""
+
+
+class Entry(msgspec.Struct, array_like=True):
+    """A phase with rows: the places of its rows, and what it says whatever is detected.
+
+    frame : line of the 1m frame of a sealed minute, as if nothing was found. members, tiers : as
+    they are from this phase on, None where nothing changed; tiers only those that are not the
+    default.
+    """
+
+    minute_ms: int
+    final: bool
+    clock_ms: int
+    first: int
+    count: int
+    frame: bytes = b""
+    revision: int = 0
+    members: list[int] | None = None
+    tiers: dict[int, str] | None = None
+
+
+class Stamp(msgspec.Struct, frozen=True):
+    """What a table was made of."""
+
+    version: int
+    features: str
+    universe: str
+    sha256: str
+    size: int
+    mtime_ns: int
+
+
+class RowsTable:
+    """An open table. phases : in order. column : by name of the pack, or of ours."""
+
+    def __init__(self, folder: Path, arrow: Any) -> None:
+        decode = msgspec.msgpack.Decoder(list[Entry]).decode
+        self.phases = decode((folder / "phases.msgpack").read_bytes())
+        self._arrow = arrow
+        self._mapped = arrow.memory_map(str(folder / "rows.arrow"))
+        self._table = arrow.ipc.open_file(self._mapped).read_all()
+        self.names = frozenset(self._table.column_names)
+        self._combined: dict[str, Any] = {}
+
+    def column(self, name: str) -> Any:
+        """Return a column as one array of Arrow."""
+        if name not in self._combined:
+            chunks = self._table.column(name)
+            self._combined[name] = chunks.combine_chunks()
+        return self._combined[name]
+
+    def values(self, name: str, first: int, count: int) -> list[Any]:
+        """Return some values of a column, None for NULL."""
+        found: list[Any] = self.column(name).slice(first, count).to_pylist()
+        return found
+
+
+def arrow_of() -> Any:
+    """Return pyarrow with what is used of it; it takes long to load, so not before it is used."""
+    try:
+        arrow = import_module("pyarrow")
+        import_module("pyarrow.ipc")
+        import_module("pyarrow.compute")
+    except ModuleNotFoundError as error:
+        raise TableError(NO_READER) from error
+    return arrow
+
+
+def table_of(
+    directory: Path,
+    packs: Packs,
+    digests: tuple[str, str],
+    on_progress: Callable[[int, int], None] | None = None,
+) -> RowsTable:
+    """Return the table of a replay's directory, made now if there is none that fits.
+
+    digests : of the feature pack and the universe policy. on_progress : is told minutes, epoch ms,
+    and how many rows were read since.
+    """
+    arrow, folder, rows = arrow_of(), directory / FOLDER, directory / ROWS
+    if not rows.is_file() or not rows.stat().st_size:
+        raise TableError(f"{directory}: expected the output of `alpha replay`, found no rows in it")
+    known, state = _stamp_of(folder), rows.stat()
+    if known is not None and (known.version, known.features, known.universe, known.size) == (
+        VERSION,
+        *digests,
+        state.st_size,
+    ):
+        if known.mtime_ns == state.st_mtime_ns:
+            return RowsTable(folder, arrow)
+        if known.sha256 == _digest_of(rows):
+            stamp = msgspec.structs.replace(known, mtime_ns=state.st_mtime_ns)
+            (folder / "stamp.json").write_bytes(msgspec.json.encode(stamp))
+            return RowsTable(folder, arrow)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    digest = _Maker(packs, arrow).make(rows, folder, on_progress)
+    stamp = Stamp(VERSION, *digests, digest, state.st_size, state.st_mtime_ns)
+    (folder / "stamp.json").write_bytes(msgspec.json.encode(stamp))  # last: now it counts
+    return RowsTable(folder, arrow)
+
+
+def row_of(line: bytes) -> Row:
+    """Return the row of a line of the rows topic, as it was published."""
+    columns = orjson.loads(line)
+    uid, symbol, tf, label, revision, extras = [columns.pop(name) for name in IDENTITY]
+    return Row(uid, symbol, tf, _time_ms(label), revision, columns, extras)
+
+
+_LABELS: dict[str, int] = {}
+
+
+def _time_ms(label: str) -> int:
+    """Return a label as epoch ms; those of one minute come together."""
+    found = _LABELS.get(label)
+    if found is None:
+        _LABELS.clear()
+        found = _LABELS[label] = int(datetime.fromisoformat(label).timestamp()) * 1000
+    return found
+
+
+def _stamp_of(folder: Path) -> Stamp | None:
+    try:
+        return msgspec.json.decode((folder / "stamp.json").read_bytes(), type=Stamp)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def _digest_of(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+class _Maker:
+    """Reads rows once, joins them without candidates, and writes the table."""
+
+    def __init__(self, packs: Packs, arrow: Any) -> None:
+        self._arrow = arrow
+        self._context = Context(packs)
+        self._state: ContextState = self._context.initial()
+        features = packs.features
+        kinds = {
+            ColumnType.NUMBER: arrow.float64(),
+            ColumnType.BOOLEAN: arrow.bool_(),
+            ColumnType.TEXT: arrow.string(),
+        }
+        seen = {
+            column.name: kinds[COLUMN_TYPES[column.type]]
+            for column in features.columns
+            if column.status == "active"
+            and column.family not in _UNSEEN
+            and COLUMN_TYPES[column.type] in kinds
+        }
+        self._keys: dict[str, list[str]] = {
+            tf: [name if tf == MINUTE_TF else features.names(tf).get(name, name) for name in seen]
+            for tf in TIMEFRAMES
+        }
+        ours = {
+            UID: arrow.int32(),
+            TF: arrow.int8(),
+            OFFSET: arrow.int64(),
+            VOLUME: arrow.float64(),
+            STRENGTH: arrow.float64(),
+            "symbol": arrow.string(),
+        }
+        self._schema = arrow.schema(list((ours | seen).items()))
+        self._waiting: list[tuple[Any, ...]] = []
+        self._members: list[int] | None = None
+        self._tiers: dict[int, str] | None = None
+
+    def make(self, rows: Path, folder: Path, on_progress: Callable[[int, int], None] | None) -> str:
+        """Write the files of the table; return the digest of the rows."""
+        digest, entries, first = hashlib.sha256(), list[Entry](), 0
+        with (
+            self._arrow.OSFile(str(folder / "rows.arrow"), "wb") as sink,
+            self._arrow.ipc.new_file(sink, self._schema) as writer,
+        ):
+            for (label, final), found in groupby(_read(rows, digest), key=_phase_of):
+                batch = list(found)
+                entries.append(self._entry(label, batch, first, final=final))
+                first += len(batch)
+                if len(self._waiting) >= BATCH_ROWS:
+                    self._flush(writer)
+                if on_progress is not None:
+                    on_progress(label, len(batch))
+            self._flush(writer)
+        (folder / "phases.msgpack").write_bytes(msgspec.msgpack.encode(entries))
+        return digest.hexdigest()
+
+    def _flush(self, writer: Any) -> None:
+        if not self._waiting:
+            return
+        columns = zip(*self._waiting, strict=True)
+        arrays = [
+            self._arrow.array(values, field.type)
+            for values, field in zip(columns, self._schema, strict=True)
+        ]
+        writer.write_batch(self._arrow.record_batch(arrays, schema=self._schema))
+        self._waiting = []
+
+    def _entry(
+        self, label: int, found: Sequence[tuple[int, Row]], first: int, *, final: bool
+    ) -> Entry:
+        """Join a phase and remember its rows; return what is fixed of it."""
+        clock_ms = label + found[0][1].columns["ingest_lag_ms"]
+        by_asset: dict[int, list[Row]] = {}
+        for _, row in found:
+            by_asset.setdefault(row.asset_uid, []).append(row)
+        phase = Phase(label, final, len(by_asset), clock_ms)
+        market: MarketPhase | None = None
+        for uid, rows in by_asset.items():
+            item = RowItem(phase, uid, tuple(rows), ((),) * len(rows))
+            for output in self._context.step(self._state, item):
+                if isinstance(output, MarketPhase):
+                    market = output
+        assert market is not None, f"no frame of minute {label}"
+        for offset, row in found:
+            self._remember(offset, row)
+        frame = b"" if final else frame_json(market.frames[0])
+        entry = Entry(label, final, clock_ms, first, len(found), frame)
+        entry.revision = self._state.universe.revision
+        members = [u for u, m in self._state.universe.members.items() if m.since_ms]
+        tiers = {
+            uid: standing.tier
+            for uid, standing in self._state.tiers.standings.items()
+            if standing.tier != DEFAULT_TIER
+        }
+        if members != self._members:
+            self._members = entry.members = members
+        if tiers != self._tiers:
+            self._tiers = entry.tiers = dict(tiers)
+        return entry
+
+    def _remember(self, offset: int, row: Row) -> None:
+        """Keep a row's columns, with what its asset brings into a frame."""
+        uid, label, tf = row.asset_uid, row.exchange_ts_ms, row.tf
+        window_ms = max(LEADER_WINDOW_MIN * MINUTE_MS, 1000 * WINDOW_SEC[tf])
+        volume = activity.volume_since(self._state.activity, uid, label - window_ms)
+        strength: float | None = None
+        if WINDOW_SEC[tf] * 1000 == STEP_MS:
+            strength = self._state.rotation.assets[uid].steps[-1].rs
+        get = row.columns.get
+        values = [get(key) for key in self._keys[tf]]
+        place = TIMEFRAMES.index(tf)
+        self._waiting.append((uid, place, offset, volume, strength, row.symbol, *values))
+
+
+def _read(rows: Path, digest: Any) -> Iterator[tuple[int, Row]]:
+    """Yield the rows of a file, each with the place of its line."""
+    offset = 0
+    with rows.open("rb") as stream:
+        for line in stream:
+            digest.update(line)
+            try:
+                row = row_of(line)
+            except (ValueError, KeyError, AttributeError) as error:
+                raise TableError(
+                    f"{rows}: byte {offset}: expected a feature row: {error}"
+                ) from error
+            yield offset, row
+            offset += len(line)
+
+
+def _phase_of(found: tuple[int, Row]) -> tuple[int, bool]:
+    """Return the phase that a row left in: amendments and longer rows are of the final one."""
+    row = found[1]
+    return row.exchange_ts_ms, row.tf != MINUTE_TF or row.revision > 0
+
+
+def unmarked(row: Row, unseen: Sequence[str]) -> Row:
+    """Return a row as it was before detection: without flags and membership."""
+    columns: Columns = row.columns
+    for name in unseen:
+        if name in columns:
+            columns[name] = None
+    return row
+
+
+def unseen_of(packs: Packs, tf: str) -> tuple[str, ...]:
+    """Return the names of the columns that are filled in after normalisation."""
+    names = {each: packs.features.names(each) for each in TIMEFRAMES}[tf]  # type: ignore[index]
+    return tuple(
+        names.get(column.name, column.name)
+        for column in packs.features.columns
+        if column.family in _UNSEEN
+    )
