@@ -8,10 +8,12 @@ starts anew and is reported, while the others go on (build plan 4.6).
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
-import zstandard
+from msgspec.structs import replace
 
 from operators.baselines import (
     Baseline,
@@ -28,14 +30,13 @@ from operators.baselines import (
 from operators.formulas.rolling_median import DailyCounts
 from operators.history import History
 from operators.lattice import day_of
-from operators.packing import Zstd
 from operators.records import BaselineState
 from operators.rollup import Part
 from packs.schema import MINUTE_TF, Timeframe
 
 STATE_VERSION = 3
 ALL = "all"  # in place of a timeframe or feature: the whole state was lost
-REST_BYTES_MAX = 1 << 20  # of a state without its baselines, unpacked; it has about 15 kB
+CHECKSUM_BYTES = 4
 
 
 class Gate(msgspec.Struct):
@@ -56,8 +57,29 @@ class Gate(msgspec.Struct):
         return self.recent if self.settled is None else self.settled
 
 
+class Stored:
+    """A timeframe as it was stored last, in two pieces: all but its baselines, and these.
+
+    It says nothing about a state, so it makes no difference between two.
+    """
+
+    __slots__ = ("bare", "baselines")
+
+    def __init__(self, bare: msgspec.Raw, baselines: msgspec.Raw) -> None:
+        self.bare = bare
+        self.baselines = baselines
+
+    def __eq__(self, other: object) -> bool:
+        return other is None or isinstance(other, Stored)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 class TfState(msgspec.Struct):
-    """What normalisation remembers of one timeframe; `parts` are its rows for the next longer."""
+    """What normalisation remembers of one timeframe; `parts` are its rows for the next longer.
+
+    stored : of a longer one, which changes rarely; whoever changes it sets it to None.
+    """
 
     history: History = msgspec.field(default_factory=History)
     baselines: dict[str, Baseline] = {}
@@ -65,6 +87,7 @@ class TfState(msgspec.Struct):
     spread: Gate = msgspec.field(default_factory=Gate)
     parts: list[Part] = []
     last_ms: int = 0
+    stored: Any = None
 
 
 class Undo(msgspec.Struct):
@@ -120,7 +143,7 @@ class NormaliseState(msgspec.Struct):
 def forget_parts(state: NormaliseState, layout: str) -> None:
     """Drop the parts that another pack wrote: their values mean other columns."""
     for own in state.tfs.values():
-        own.parts = []
+        own.parts, own.stored = [], None
     state.layout = layout
 
 
@@ -188,6 +211,10 @@ def handed_out(
 # --- storage -------------------------------------------------------------------------------------
 
 
+def _checksum(content: bytes) -> bytes:
+    return zlib.crc32(content).to_bytes(CHECKSUM_BYTES, "little")
+
+
 def _checkpoint(_: type, stored: object) -> Checkpoint:
     return checkpoint_of(stored)
 
@@ -195,11 +222,18 @@ def _checkpoint(_: type, stored: object) -> Checkpoint:
 class _Stored(msgspec.Struct):
     """A state as it is stored: each baseline is bytes with a digest of its own.
 
-    rest : everything else, compressed to a third, with a checksum.
+    rest : everything else, behind a checksum.
     """
 
     rest: bytes
     baselines: dict[Timeframe, dict[str, bytes]]
+
+
+class _Parts(msgspec.Struct):
+    """As _Stored, of pieces some of which are bytes already."""
+
+    rest: bytes
+    baselines: dict[Timeframe, Any]
 
 
 class NormaliseCodec:
@@ -215,24 +249,33 @@ class NormaliseCodec:
         self._decode = msgspec.msgpack.Decoder(_Stored).decode
         self._decode_rest = msgspec.msgpack.Decoder(NormaliseState, dec_hook=_checkpoint).decode
         self._encode = msgspec.msgpack.Encoder(enc_hook=stored_checkpoint).encode
-        self._zstd = Zstd(checksum=True)
 
     def encode(self, state: NormaliseState) -> bytes:
         """Return the bytes of a state."""
-        bare = {tf: msgspec.structs.replace(own, baselines={}) for tf, own in state.tfs.items()}
-        baselines = {
-            tf: {feature: dump(baseline) for feature, baseline in own.baselines.items()}
-            for tf, own in state.tfs.items()
-        }
-        rest = self._encode(msgspec.structs.replace(state, tfs=bare))
-        return msgspec.msgpack.encode(_Stored(self._zstd.pack(rest), baselines))
+        bare: dict[Timeframe, Any] = {}
+        baselines: dict[Timeframe, Any] = {}
+        for tf, own in state.tfs.items():
+            stored = own.stored
+            if stored is None:
+                bare[tf] = replace(own, baselines={})
+                baselines[tf] = {name: dump(found) for name, found in own.baselines.items()}
+                if tf == MINUTE_TF:
+                    continue
+                raws = [msgspec.Raw(self._encode(piece)) for piece in (bare[tf], baselines[tf])]
+                stored = own.stored = Stored(*raws)
+            bare[tf], baselines[tf] = stored.bare, stored.baselines
+        rest = self._encode(replace(state, tfs=bare))
+        return self._encode(_Parts(_checksum(rest) + rest, baselines))
 
     def decode(self, data: bytes) -> NormaliseState:
         """Return the state; where bytes are damaged, what they held starts anew."""
         try:
             stored = self._decode(data)
-            state = self._decode_rest(self._unpacked(stored.rest))
-        except (msgspec.DecodeError, UnicodeDecodeError, zstandard.ZstdError) as error:
+            content = stored.rest[CHECKSUM_BYTES:]
+            if _checksum(content) != stored.rest[:CHECKSUM_BYTES]:
+                return self._lost("the checksum does not match the content")
+            state = self._decode_rest(content)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             return self._lost(str(error))
         if state.version != STATE_VERSION:
             return self._lost(f"expected version {STATE_VERSION}, found {state.version}")
@@ -253,12 +296,6 @@ class NormaliseCodec:
 
     def _lost(self, reason: str) -> NormaliseState:
         return NormaliseState(layout=self._layout, resets=[Reset(ALL, ALL, reason)])
-
-    def _unpacked(self, rest: bytes) -> bytes:
-        size = zstandard.frame_content_size(rest)
-        if not 0 <= size <= REST_BYTES_MAX:
-            raise zstandard.ZstdError(f"expected at most {REST_BYTES_MAX} bytes, found {size}")
-        return self._zstd.unpack(rest)
 
     def _reset(self, state: NormaliseState, tf: Timeframe, feature: str, reason: str) -> None:
         state.tfs[tf].baselines[feature] = fresh(self._robust)

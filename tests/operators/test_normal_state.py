@@ -545,21 +545,10 @@ def test_damage_outside_the_baselines_starts_anew(mask: int) -> None:
     """History, parts, gates and the frame around them: all or nothing, never something else."""
     data, state = SOON_CODEC.encode(unlike()), unlike()
     found = places()["rest"]
-    start = data.index(ZSTD_MAGIC)
-    for at in [*found[:start], *found[start + len(ZSTD_MAGIC) + 1 :: 43]]:
+    start = data.index(b"version")
+    for at in [*found[:start], *found[start::43]]:
         read = SOON_CODEC.decode(flipped(data, at, mask))
         assert read == state or [(r.tf, r.feature) for r in read.resets] == [("all", "all")], at
-
-
-ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-
-
-def test_a_damaged_size_is_damage_too() -> None:
-    """The first byte of a compressed frame says how its length is written."""
-    data = SOON_CODEC.encode(unlike())
-    place = data.index(ZSTD_MAGIC) + len(ZSTD_MAGIC)
-    wrong = data[:place] + bytes([data[place] | 0b1100_0000]) + data[place + 1 :]
-    assert [(r.tf, r.feature) for r in SOON_CODEC.decode(wrong).resets] == [("all", "all")]
 
 
 @pytest.mark.parametrize("mask", [1, 128])
