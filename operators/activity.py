@@ -112,8 +112,16 @@ def dollar_volumes(
 
     `v_total_m_1` is in quote currency already, so nothing is multiplied by a price.
     """
-    since_ms = label_ms - policy.l1_min * MINUTE_MS
-    return {uid: volume_since(state, uid, since_ms) for uid in uids}
+    since_ms, window, past = label_ms - policy.l1_min * MINUTE_MS, policy.l1_min, state.past
+    volumes = {}
+    for uid in uids:
+        own = past.get(uid)
+        if own is not None and own.newest_ms == label_ms:  # as nearly always
+            kept = own.volumes
+            volumes[uid] = total(kept, len(kept) - window if len(kept) > window else 0)
+        else:
+            volumes[uid] = volume_since(state, uid, since_ms)
+    return volumes
 
 
 def open_interests(

@@ -76,7 +76,8 @@ class ContextState(msgspec.Struct):
 
 
 class Context:
-    """`RowItem`s of all assets in; `MarketPhase`, then one `ScoreItem` per asset and MARKET out."""
+    """`RowItem`s of all assets in; `MarketPhase`, then one `ScoreItem` per asset and MARKET out,
+    of MARKET alone where no asset has a row."""
 
     def __init__(self, packs: Packs) -> None:
         self._packs = packs
@@ -95,21 +96,10 @@ class Context:
         complete = state.join.collect(phase, item.asset_uid, item, expected=phase.n_assets)
         for items in complete:
             done = items[0].phase
-            if done.final and not any(each.rows for each in items):  # nobody amended anything
-                outputs += self._unchanged(state, done, items)
+            if done.final and not any(each.rows for each in items):
+                outputs += _unchanged(done)
             else:
                 outputs += self._complete(state, done, items)
-        return outputs
-
-    def _unchanged(
-        self, state: ContextState, phase: Phase, items: list[RowItem]
-    ) -> list[MarketPhase | ScoreItem]:
-        """Pass on a final phase without rows."""
-        outputs: list[MarketPhase | ScoreItem] = [MarketPhase(phase, (), ())]
-        outputs.append(ScoreItem(phase, MARKET_UID, (), (), ()))
-        for item in items:
-            uid = item.asset_uid
-            outputs.append(ScoreItem(phase, uid, (), (), (), tier_of(state.tiers, uid)))
         return outputs
 
     def _complete(
@@ -390,6 +380,13 @@ def _pairs(item: RowItem) -> list[Marked]:
     if len(item.rows) == 1:
         return [(item.rows[0], item.candidates[0])]
     return list(zip(item.rows, item.candidates, strict=True))
+
+
+def _unchanged(phase: Phase) -> list[MarketPhase | ScoreItem]:
+    """Pass on a final phase in which nobody has a row: there is nothing to score on an asset, so
+    that the market's item alone makes it complete."""
+    alone = msgspec.structs.replace(phase, n_assets=0)
+    return [MarketPhase(phase, (), ()), ScoreItem(alone, MARKET_UID, (), (), ())]
 
 
 def _total(values: list[float]) -> float:

@@ -41,6 +41,7 @@ def seconds_to_next_hour(label_ms: int) -> int:
     return (HOUR_MS - label_ms % HOUR_MS) // 1000
 
 
+@lru_cache(maxsize=64)  # a minute is asked for by each of its rows
 def iso(time_ms: int) -> str:
     """Return RFC 3339 text in UTC, with milliseconds only where there are any.
 
