@@ -8,6 +8,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 READY := $(VENV)/.ready
+RIVALS := $(VENV)/.rivals
 
 help: ## list the targets
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -22,6 +23,11 @@ $(INSTALLED): requirements-test.lock pyproject.toml
 # The inner loops: compiled if there is a C compiler, else the plain form runs.
 $(READY): $(INSTALLED) setup.py $(wildcard operators/native.py operators/kernel* operators/*.pxd operators/*.pyx)
 	@$(BIN)/python setup.py -q build_ext --inplace
+	@touch $@
+
+# What only the benchmarks need: others' engines, a profiler.
+$(RIVALS): requirements-bench.lock $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.lock
 	@touch $@
 
 venv: $(READY) ## make the virtual environment in .venv
@@ -55,6 +61,12 @@ simulate: $(READY) ## the whole job under random faults: make simulate SEEDS=500
 crash: $(READY) ## kill the flow at every boundary and compare; figures in bench/results/crash.json
 	$(BIN)/python tests/crash/matrix.py $(if $(SEED),--seed $(SEED))
 
+bench: $(RIVALS) ## the benchmark suite: make bench BENCH="--quick"; figures in bench/results/bench.json
+	$(BIN)/python -m bench $(BENCH) --commit "$$(git rev-parse --short HEAD 2>/dev/null || echo unknown)"
+
+flame: $(RIVALS) ## a flame graph of a replay under var/bench/: make flame FLAME="--what bars-events"
+	$(BIN)/python -m bench.flame $(FLAME)
+
 check: $(READY) ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -63,8 +75,9 @@ check: $(READY) ## format, lint, types
 lock: $(READY) ## pin the dependencies again (needs uv)
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header -q -o requirements.lock
 	uv pip compile pyproject.toml --extra test --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header -q -o requirements-test.lock
+	uv pip compile pyproject.toml --extra bench -c requirements-test.lock --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header -q -o requirements-bench.lock
 
 clean: ## remove everything that was generated
 	rm -rf $(VENV) var build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis operators/_compiled_*
 
-.PHONY: help venv demo live replay test fast golden crash simulate portability check lock clean
+.PHONY: help venv demo live replay test fast golden crash simulate portability bench flame check lock clean

@@ -107,11 +107,11 @@ def pinned(lock: Path) -> dict[str, Version]:
     return {name.lower().replace("_", "-"): Version(version) for name, version in found}
 
 
-@pytest.mark.parametrize("extras", [(), ("test",)])
+@pytest.mark.parametrize("extras", [(), ("test",), ("bench",)])
 def test_the_locks_are_in_step_with_the_project(extras: tuple[str, ...]) -> None:
     """Every dependency is pinned inside its range, with hashes, and names no address."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    lock = ROOT / ("requirements-test.lock" if extras else "requirements.lock")
+    lock = ROOT / f"{'-'.join(('requirements', *extras))}.lock"
     wanted = list(project["dependencies"])
     for extra in extras:
         wanted += project["optional-dependencies"][extra]

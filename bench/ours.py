@@ -1,0 +1,167 @@
+"""Our own contenders: the very pieces of the flow, in the engine, with one worker.
+
+Each takes the facts of an input (`bench.inputs.ready`) and returns counts; `run.Timed` measures.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import bytewax.operators as op
+from bytewax.dataflow import Dataflow
+from bytewax.outputs import DynamicSink, StatelessSinkPartition
+from bytewax.testing import run_main
+
+from bench.bench_row import bars as seasoned_days
+from bench.inputs import CACHE
+from bench.run import Timed
+from bench.table import Table, of_columns
+from dataflows.connectors.source import LogSource
+from dataflows.halves import assemble, normalize
+from dataflows.live import build
+from dataflows.replay import REPLAY, file_sinks, replay
+from operators.baselines import Baseline, load
+from operators.normalize import Normalize
+from operators.records import BarItem, RowItem
+from packs.loader import Packs, load_packs
+
+SEASON_DAYS = 8
+
+
+class Discard(DynamicSink[Any]):
+    """Takes everything and keeps what `take` keeps."""
+
+    def __init__(self, take: Callable[[Any], None]) -> None:
+        self._take = take
+
+    def build(self, step_id: str, worker_index: int, worker_count: int) -> _Discarding:
+        """Return the one partition."""
+        return _Discarding(self._take)
+
+
+class _Discarding(StatelessSinkPartition[Any]):
+    def __init__(self, take: Callable[[Any], None]) -> None:
+        self._take = take
+
+    def write_batch(self, items: list[Any]) -> None:
+        for _, item in items:
+            self._take(item)
+
+
+def log_of(meta: Mapping[str, Any]) -> Path:
+    """Return the log of an input."""
+    return Path(meta["folder"]) / "log"
+
+
+# --- frames to rows ------------------------------------------------------------------------------
+
+
+def bars(meta: dict[str, Any], timed: Timed) -> dict[str, Any]:
+    """Frames to raw minute columns: source and assembly."""
+    packs, table = load_packs(), Table()
+
+    def take(item: BarItem) -> None:
+        if item.bar is not None:
+            table[item.asset_uid, item.bar.exchange_ts_ms] = of_columns(item.bar.columns)
+
+    flow = Dataflow("bars")
+    ticks = op.input("ticks", flow, LogSource(log_of(meta), packs.features))
+    op.output("out", assemble(ticks, packs), Discard(take))
+    with timed:
+        run_main(flow)
+    return {"frames": meta["frames"], **timed.table(table)}
+
+
+def rows(meta: dict[str, Any], timed: Timed) -> dict[str, Any]:
+    """Frames to feature rows with all columns: source, assembly and normalisation."""
+    packs, table = load_packs(), Table()
+
+    def take(item: RowItem) -> None:
+        for row in item.rows:
+            if row.tf == "1m":
+                table[item.asset_uid, row.exchange_ts_ms] = of_columns(row.columns)
+
+    flow = Dataflow("rows")
+    ticks = op.input("ticks", flow, LogSource(log_of(meta), packs.features))
+    op.output("out", normalize(assemble(ticks, packs), packs), Discard(take))
+    with timed:
+        run_main(flow)
+    return {"frames": meta["frames"], "columns": len(packs.features.stored), **timed.table(table)}
+
+
+# --- to events -----------------------------------------------------------------------------------
+
+
+def events(meta: dict[str, Any], timed: Timed) -> dict[str, Any]:
+    """What `alpha replay LOG --out DIR` does: frames to files of rows, frames and events."""
+    return _replayed(meta, timed, log_of(meta))
+
+
+def cache(meta: dict[str, Any], timed: Timed) -> dict[str, Any]:
+    """The same from the columnar cache of the log, which is made before."""
+    return _replayed(meta, timed, log_of(meta))
+
+
+def bars_events(meta: dict[str, Any], timed: Timed) -> dict[str, Any]:
+    """What `alpha replay --bars` does."""
+    given = meta.get("bars") or f"{meta['folder']}/bars.csv"
+    return _replayed(meta, timed, Path(given), bars=True)
+
+
+def _replayed(
+    meta: dict[str, Any], timed: Timed, source: Path, *, bars: bool = False
+) -> dict[str, Any]:
+    packs = load_packs()
+    with _scratch() as folder:
+        with timed:
+            summary = replay(source, Path(folder), packs, bars=bars)
+        return {
+            "frames": meta.get("frames"),
+            "rows": summary.products["rows"].count,
+            "events": summary.products["events"].count,
+            "suppressed": summary.products["suppressed"].count,
+            "written_bytes": sum(Path(p.path).stat().st_size for p in summary.products.values()),
+            "products": {name: p.sha256[:16] for name, p in summary.products.items()},
+        }
+
+
+def events_warm(meta: dict[str, Any], timed: Timed) -> dict[str, Any]:
+    """As `events`, but every asset begins with baselines of a week, so that detectors fire."""
+    packs = load_packs()
+    season = Season(packs)
+    with _scratch() as folder:
+        sinks = file_sinks(Path(folder))
+        source = LogSource(log_of(meta), packs.features)
+        flow = build(source, packs, sinks, REPLAY, warm=season)
+        with timed:
+            run_main(flow)
+        counts = {
+            name: (Path(folder) / f"{name}.ndjson").read_bytes().count(b"\n")
+            for name in ("rows", "events", "suppressed")
+        }
+    return {"frames": meta["frames"], **counts}
+
+
+def _scratch() -> tempfile.TemporaryDirectory[str]:
+    CACHE.mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryDirectory(prefix="out-", dir=CACHE)
+
+
+class Season:
+    """Baselines of a synthetic week for every asset (`operators.normalize.Warm`)."""
+
+    def __init__(self, packs: Packs, days: int = SEASON_DAYS) -> None:
+        normalize_step = Normalize(packs, hands_out=True)
+        state = normalize_step.initial()
+        self._found: dict[str, dict[str, Baseline]] = {}
+        for bar in seasoned_days(days, seed=5):
+            for item in normalize_step.step(state, bar):
+                for stored in item.baselines:
+                    self._found.setdefault(stored.tf, {})[stored.column] = load(stored.content)
+
+    def take(self, asset_uid: int, label_ms: int) -> Mapping[str, Mapping[str, Baseline]]:
+        """Return the same baselines for every asset."""
+        return self._found
