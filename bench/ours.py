@@ -11,24 +11,28 @@ from pathlib import Path
 from typing import Any
 
 import bytewax.operators as op
+import msgspec
 from bytewax.dataflow import Dataflow
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
 from bytewax.testing import run_main
 
 from bench.bench_row import bars as seasoned_days
-from bench.inputs import CACHE
-from bench.run import Timed
+from bench.inputs import CACHE, CACHED
+from bench.run import Timed, rss_bytes
 from bench.table import Table, of_columns
 from dataflows.connectors.source import LogSource
 from dataflows.halves import assemble, normalize
 from dataflows.live import build
 from dataflows.replay import REPLAY, file_sinks, replay
 from operators.baselines import Baseline, load
+from operators.lattice import DAY_MS
 from operators.normalize import Normalize
 from operators.records import BarItem, RowItem
 from packs.loader import Packs, load_packs
 
 SEASON_DAYS = 8
+STATES = 300  # whose memory is measured together
+YOUNG_MINUTES = 16  # of a state as the minute closes leave it
 
 
 class Discard(DynamicSink[Any]):
@@ -101,8 +105,10 @@ def events(meta: dict[str, Any], timed: Timed) -> dict[str, Any]:
 
 
 def cache(meta: dict[str, Any], timed: Timed) -> dict[str, Any]:
-    """The same from the columnar cache of the log, which is made before."""
-    return _replayed(meta, timed, log_of(meta))
+    """The same from the columnar cache of the log, which is made before (`suite`)."""
+    found = _replayed(meta, timed, Path(meta["folder"]) / CACHED)
+    assert found.pop("read_from") == "cache", "the cache was not used"
+    return found
 
 
 def bars_events(meta: dict[str, Any], timed: Timed) -> dict[str, Any]:
@@ -120,6 +126,8 @@ def _replayed(
             summary = replay(source, Path(folder), packs, bars=bars)
         return {
             "frames": meta.get("frames"),
+            "bars": meta.get("rows"),
+            "read_from": getattr(summary, "read_from", "log"),
             "rows": summary.products["rows"].count,
             "events": summary.products["events"].count,
             "suppressed": summary.products["suppressed"].count,
@@ -154,14 +162,48 @@ class Season:
     """Baselines of a synthetic week for every asset (`operators.normalize.Warm`)."""
 
     def __init__(self, packs: Packs, days: int = SEASON_DAYS) -> None:
-        normalize_step = Normalize(packs, hands_out=True)
-        state = normalize_step.initial()
-        self._found: dict[str, dict[str, Baseline]] = {}
+        step = Normalize(packs, hands_out=True)
+        self.state = step.initial()
+        self._found: dict[str, dict[str, bytes]] = {}
         for bar in seasoned_days(days, seed=5):
-            for item in normalize_step.step(state, bar):
+            for item in step.step(self.state, bar):
                 for stored in item.baselines:
-                    self._found.setdefault(stored.tf, {})[stored.column] = load(stored.content)
+                    self._found.setdefault(stored.tf, {})[stored.column] = stored.content
 
     def take(self, asset_uid: int, label_ms: int) -> Mapping[str, Mapping[str, Baseline]]:
-        """Return the same baselines for every asset."""
-        return self._found
+        """Return the same baselines for every asset, each with memory of its own."""
+        return {
+            tf: {column: load(content) for column, content in columns.items()}
+            for tf, columns in self._found.items()
+        }
+
+
+def state(meta: dict[str, Any], timed: Timed) -> dict[str, Any]:
+    """What an asset's normalisation remembers after a week, and when it has just begun warm: the
+    resident memory of many such states, as a restart makes them."""
+    packs = load_packs()
+    season, step = Season(packs), Normalize(packs)
+    codec = step.codec()
+    young_step = Normalize(packs, warm=season)
+    young = young_step.initial()
+    for bar in seasoned_days(SEASON_DAYS + 1, seed=5)[-2 * YOUNG_MINUTES :]:
+        young_step.step(young, shifted(bar))
+    held, found = [], {}
+    with timed:
+        for name, one in (("young", young), ("week", season.state)):
+            content = codec.encode(one)
+            codec.decode(content)
+            before = rss_bytes()
+            held.append([codec.decode(content) for _ in range(STATES)])
+            found[f"{name}_kb"] = round((rss_bytes() - before) / STATES / 1024, 1)
+            found[f"{name}_stored_kb"] = round(len(content) / 1024, 1)
+    return found
+
+
+def shifted(item: BarItem) -> BarItem:
+    """Return a bar a day later: after the season, not within it."""
+    phase = msgspec.structs.replace(item.phase, minute_ms=item.phase.minute_ms + DAY_MS)
+    bar = item.bar
+    if bar is not None:
+        bar = msgspec.structs.replace(bar, exchange_ts_ms=bar.exchange_ts_ms + DAY_MS)
+    return msgspec.structs.replace(item, phase=phase, bar=bar)

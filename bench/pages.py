@@ -22,6 +22,8 @@ RESULT = ROOT / "bench" / "results" / "bench.json"
 PAGES = (ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "capacity.md")
 _BLOCK = re.compile(r"(<!-- bench: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
+SHOWN_SHARE = 0.001
+
 Document = dict[str, Any]
 
 
@@ -75,6 +77,32 @@ def _shares(found: Document) -> str:
     return _table("| step | seconds | share |", lines)
 
 
+def _operators(found: Document) -> str:
+    rounds = [x for x in found["contenders"].get("operators", ()) if "shares" in x]
+    if not rounds:
+        return "Not measured.\n"
+    last = rounds[-1]
+    lines = [
+        f"| `{name}` | {seconds:.3g} | {last['shares'][name]:.1%} |"
+        for name, seconds in last["operators"].items()
+        if last["shares"][name] >= SHOWN_SHARE
+    ]
+    return _table("| operator | seconds | share |", lines)
+
+
+def _snapshots(found: Document) -> str:
+    lines = []
+    for n in (35, 200, 1000):
+        rounds = [x for x in found["contenders"].get(f"close@{n}", ()) if "resume_s" in x]
+        for last in rounds[-1:]:
+            stall, codecs = last["stall_ms"], last["codecs_ms"]
+            ours = f"{codecs.get('assemble', 0.0):.3g} | {codecs.get('normalize', 0.0):.3g}"
+            whole = f"{stall['p50']:.3g} | {stall['p95']:.3g}" if stall else "-- | --"
+            lines.append(f"| {n:,} | {whole} | {ours} | {last['resume_s']:.3g} |")
+    head = "| assets | stall p50, ms | p95 | codec of assemble | of normalize | resume, s |"
+    return _table(head, lines)
+
+
 def _capacity(found: Document) -> str:
     """Say what an asset, a day and a minute take."""
     values = {line["name"]: line["value"] for line in found["figures"]}
@@ -87,7 +115,9 @@ def _capacity(found: Document) -> str:
     if "memory of an asset, at rest" in values:
         base = middle["close@35"]["rss_mb"] - 35 * values["memory of an asset, at rest"] / 1024
         add("memory of the process without assets", f"{base:.0f} MB")
-        add("memory an asset adds", f"{values['memory of an asset, at rest']:.0f} kB")
+        add("memory an asset adds, just begun", f"{values['memory of an asset, at rest']:.0f} kB")
+        if "memory of an asset, after a week" in values:
+            add("after a week", f"{values['memory of an asset, after a week']:.0f} kB")
         peak = values["memory of an asset, at the peak"]
         add("the same at the peak, with recovery", f"{peak:.0f} kB")
     for n in (35, 200, 1000):
@@ -121,6 +151,8 @@ BLOCKS: dict[str, Callable[[Document], str]] = {
     "figures": _figures,
     "contenders": _contenders,
     "stages": _shares,
+    "operators": _operators,
+    "snapshots": _snapshots,
     "capacity": _capacity,
 }
 

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+from bench import forms
 from bench.suite import PAIR_DAYS, PAIRS
-from operators import kernel
 from packs.loader import load_packs
 
 LIBRARIES = (
@@ -64,7 +64,7 @@ def machine() -> dict[str, Any]:
         "load_1m": round(os.getloadavg()[0], 2),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "inner_loops": kernel.FORM,
+        "inner_loops": "compiled" if forms.available()[-1] == "compiled" else "plain",
         "config_hash": load_packs().config_hash,
         "libraries": {name: found for name in LIBRARIES if (found := _version(name))},
     }
@@ -170,6 +170,13 @@ def _per_asset(name: str) -> Value:
     return value
 
 
+def _after_a_week(found: Rounds) -> float | None:
+    """kB of an asset at rest, and what a week of looking back adds to it."""
+    rest, grows = _per_asset("rss_mb")(found), of("state", lambda x: x["week_kb"] - x["young_kb"])
+    more = grows(found)
+    return None if rest is None or more is None else rest + more
+
+
 FIGURES: tuple[tuple[str, Value, str, float | None, bool], ...] = (
     ("frames to rows, all columns / msgspec decode", ratio("decode", "rows"), "x", 0.75, True),
     ("frames to rows / msgspec decode, bare", ratio("decode-bare", "rows"), "x", None, True),
@@ -181,7 +188,7 @@ FIGURES: tuple[tuple[str, Value, str, float | None, bool], ...] = (
     ("cache to events / frames to events", ratio("events", "cache"), "x", 4.0, True),
     (
         "bars to events, 20 pairs x 30 days",
-        of("bars-events", lambda x: x["seconds"] * BARS_ROWS / x["rows"]),
+        of("bars-events", lambda x: x["seconds"] * BARS_ROWS / x["bars"]),
         "s",
         60.0,
         False,
@@ -207,6 +214,7 @@ FIGURES: tuple[tuple[str, Value, str, float | None, bool], ...] = (
         FLAT_SHARE,
         False,
     ),
+    ("memory of an asset, after a week", _after_a_week, "kB", 200.0, False),
     ("memory of an asset, at rest", _per_asset("rss_mb"), "kB", 200.0, False),
     ("memory of an asset, at the peak", _per_asset("peak_mb"), "kB", 200.0, False),
     ("snapshot stall, 200 assets, p95", of("close@200", _quantile("stall_ms", "p95")), "ms", 50.0,

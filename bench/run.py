@@ -77,7 +77,11 @@ class Timed:
 
         growth_mb : over the second half of the run, by least squares.
         """
-        found = {"seconds": self.seconds, "cpu_s": self.cpu_s, "peak_mb": peak_mb()}
+        found = {
+            "seconds": round(self.seconds, 5),
+            "cpu_s": round(self.cpu_s, 5),
+            "peak_mb": peak_mb(),
+        }
         late = [(t, rss) for t, rss in self.memory if t >= self.seconds / 2]
         if len(late) > 2:
             found["end_mb"] = round(late[-1][1] / MB, 1)
@@ -111,6 +115,7 @@ CONTENDERS = {
     "stages": "stages:stages",
     "operators": "stages:operators",
     "close": "closing:close",
+    "state": "ours:state",
 }
 SAMPLED = ("events", "events-warm", "close")
 

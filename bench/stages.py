@@ -157,7 +157,8 @@ def _scrape(port: int, found: dict[str, float]) -> None:
     for name, labels, value in _DURATION.findall(text):
         step = _STEP.search(labels)
         if step is not None:
-            key = f"{step.group(1)} {name.removesuffix('_duration_seconds')}"
+            kind = name.removeprefix("bytewax_").removesuffix("_duration_seconds")
+            key = f"{step.group(1)} {kind}"
             found[key] = found.get(key, 0.0) + float(value)
 
 

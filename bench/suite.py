@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.inputs import CACHE, ROOT, Bars, Feed, ready, tables
+from bench.inputs import CACHE, CACHED, ROOT, Bars, Feed, ready, tables
 from dataflows.cli.group import COMMANDS
 
 ROUNDS = 3
+SLOW_S = 150.0  # what takes longer in the first round has no other: the table says so
 TIMEOUT_S = 1800
 PAIRS, PAIR_DAYS = 20, 30.0
 ALPHA = "import sys; from dataflows.cli import main; sys.argv = ['alpha', {}]; main()"
@@ -47,7 +48,8 @@ def run(contenders: list[Contender], rounds: int) -> dict[str, list[Found]]:
         contender.prepare()
     for number in range(rounds):
         for contender in contenders:
-            if number and contender.once:
+            before = found.get(contender.name)
+            if before and (contender.once or before[0].get("seconds", 0.0) > SLOW_S):
                 continue
             _say(f"round {number + 1} of {rounds}: {contender.name}")
             found.setdefault(contender.name, []).append(contender.run())
@@ -95,6 +97,7 @@ def contenders(*, quick: bool = False, bars: Path | None = None) -> list[Contend
         for n in (35, 200, 1000)
     ]
     found += [
+        _own("state", "memory of normalisation, an asset", main),
         _own("stages", "the steps one by one, plain loop", main),
         _own("operators", "the steps by the engine's metrics", main),
         Contender("import", "python -c 'import dataflows.cli'", _python("import dataflows.cli")),
@@ -128,9 +131,19 @@ def _own(
 
             tables(folder, lambda log: tick_rows(ready(feed)))
         if compact:
-            _checked([sys.executable, "-c", ALPHA.format(f"'compact', {str(folder / 'log')!r}")])
+            _compact(folder)
 
     return Contender(name, what, lambda: own(entry or name, ready(feed)), prepare)
+
+
+def _compact(folder: Path) -> None:
+    """Make the columnar cache of a second log beside the first, of the same files."""
+    log = folder / CACHED
+    if not log.exists():
+        log.mkdir()
+        for path in (folder / "log").iterdir():
+            (log / path.name).hardlink_to(path)
+    _checked([sys.executable, "-c", ALPHA.format(f"'compact', {str(log)!r}")])
 
 
 def _bars(name: str, what: str, wanted: Bars, given: Path | None) -> Contender:
