@@ -36,7 +36,9 @@ def main(arguments: list[str] | None = None) -> int:
         unknown -= {c.name for c in contenders}
         if unknown:
             parser.error(f"no such contender: {', '.join(sorted(unknown))}; --list names them")
-        contenders = [c for c in contenders if {c.name, c.name.partition("@")[0]} & {*given.only}]
+        exact = {c.name for c in contenders} & {*given.only}
+        short = {*given.only} - exact  # `close` is close@35, close@200, ..., but `events` is events
+        contenders = [c for c in contenders if c.name in exact or c.name.partition("@")[0] in short]
     rounds = given.rounds or (1 if given.quick else suite.ROUNDS)
     out = given.out or (None if given.quick or given.only else RESULT)
     about = {"size": "quick" if given.quick else "full", "commit": given.commit}

@@ -19,6 +19,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from bench.season import START_MS
 from dataflows.connectors.ticklog import TickLogReader, TickLogWriter
 from fixtures.market import AssetSpec, default_assets
 
@@ -26,7 +27,6 @@ ROOT = Path(__file__).parents[1]
 CACHE = ROOT / "var" / "bench"
 VERSION = 1  # of the generators: another one makes every input anew
 MINUTE_MS = 60_000
-START_MS = 20_700 * 86_400_000  # where the seasoned baselines of bench_row end
 BLOCK_MS = 100  # the venue's blocks: frames of one share their time
 BLOCKS = MINUTE_MS // BLOCK_MS
 LEVELS = 20

@@ -16,9 +16,9 @@ from bytewax.dataflow import Dataflow
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
 from bytewax.testing import run_main
 
-from bench.bench_row import bars as seasoned_days
 from bench.inputs import CACHE, CACHED
 from bench.run import Timed, rss_bytes
+from bench.season import bars as seasoned_days
 from bench.table import Table, of_columns
 from dataflows.connectors.source import LogSource
 from dataflows.halves import assemble, normalize

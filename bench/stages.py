@@ -77,7 +77,7 @@ def stages(meta: dict[str, Any], timed: Timed) -> dict[str, Any]:
     def each(step: Any, kept: Any) -> Callable[[list[Any]], list[Any]]:
         return lambda items: [out for item in items for out in step.step(kept, item)]
 
-    def clocked(name: str, work: Callable[[list[Any]], list[Any]], items: list[Any]) -> list[Any]:
+    def clocked(name: str, work: Callable[[Any], Any], items: Any) -> Any:
         began = now()
         found = work(items)
         spent[name] += now() - began
@@ -90,9 +90,9 @@ def stages(meta: dict[str, Any], timed: Timed) -> dict[str, Any]:
         reader = TickLogReader(log_of(meta))
         feed = feed_reader(FeedState(), packs.features)
         with timed:
-            while lines := clocked("read", lambda _: reader.read(CHUNK_LINES), []):
-                frames += len(lines)
-                items = clocked("feed", feed.read, lines)
+            while block := clocked("read", reader.read_block, CHUNK_LINES):
+                frames += block.count(b"\n")
+                items = clocked("feed", feed.read_block, block)
                 bars = clocked("assemble", ticks, items)
                 made = clocked("normalize", rows, bars)
                 marked = clocked("detect", each(detect, None), made)

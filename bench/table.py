@@ -1,9 +1,9 @@
 """The minute table that every contender computes, and its checksum.
 
 A tenth of the columns of a feature row (17 of 169), those that a plain aggregation can give. Rules
-of this file: contenders add up in different orders and only ours sums exactly, so a value enters
-the checksum with nine significant digits, times a number without an end, because sums of decimal
-prices like to stand right between two roundings.
+of this file: contenders add up in different orders and only ours sums exactly, so a value is
+rounded to twelve significant digits, as rows hold it, and enters the checksum with nine, times a
+number without an end, because sums of decimal prices like to stand right between two roundings.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import hashlib
 import math
 from collections.abc import Mapping
 from typing import Any
+
+from operators.formulas.elementary import round12
 
 COLUMNS = (
     *("open", "high", "low", "close"),
@@ -34,6 +36,6 @@ def checksum(table: Table) -> str:
     """Return a short digest of a table; equal for contenders that agree."""
     digest = hashlib.sha256()
     for key in sorted(table):
-        values = ",".join(f"{value * STRETCH:.{SIGNIFICANT}g}" for value in table[key])
+        values = ",".join(f"{round12(value) * STRETCH:.{SIGNIFICANT}g}" for value in table[key])
         digest.update(f"{key[0]},{key[1]}:{values}\n".encode())
     return digest.hexdigest()[:16]
