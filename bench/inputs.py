@@ -32,7 +32,6 @@ BLOCKS = MINUTE_MS // BLOCK_MS
 LEVELS = 20
 POOL = 256
 WRITE_LINES = 4000
-CACHED = "log-cached"  # beside the log of an input, the same with a columnar cache
 
 # An hour of the venue for a liquid coin: frames a second, by kind. With the prints: 8.3 ticks.
 RATES = {"bbo": 4.0, "trades": 1.3, "l2Book": 0.5, "activeAssetCtx": 0.75}

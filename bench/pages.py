@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.inputs import ROOT
-from bench.report import figure_texts
+from bench.report import figure_texts, ratio
 
 RESULT = ROOT / "bench" / "results" / "bench.json"
 PAGES = (ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "capacity.md")
@@ -61,8 +61,19 @@ def _contenders(found: Document) -> str:
         if "seconds" in middle:
             rate = f"{frames / middle['seconds']:,.0f}" if frames else ""
             seconds, peak = f"{middle['seconds']:.3g}", middle.get("peak_mb", "")
-            lines.append(f"| `{name}` | {len(rounds)} | {seconds} | {rate} | {peak} |")
-    return _table("| contender | rounds | seconds | frames/s | peak MB |", lines)
+            times = _times_decode(found, name)
+            lines.append(f"| `{name}` | {len(rounds)} | {seconds} | {rate} | {times} | {peak} |")
+    return _table("| contender | rounds | seconds | frames/s | x decode | peak MB |", lines)
+
+
+def _times_decode(found: Document, name: str) -> str:
+    """Return the ratio to `decode`, where both read the same."""
+    contenders = found["contenders"]
+    reference = contenders.get("decode", [{}])[-1].get("input")
+    if reference is None or contenders[name][-1].get("input") != reference:
+        return ""
+    times = ratio("decode", name)(contenders)
+    return "" if times is None else f"{times:.3g}"
 
 
 def _shares(found: Document) -> str:

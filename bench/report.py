@@ -92,11 +92,12 @@ def faults(contenders: Rounds) -> list[str]:
     sums: dict[tuple[str, str], dict[str, list[str]]] = {}
     for name, rounds in contenders.items():
         for found in rounds:
-            for kind in ("checksum", "products"):
-                if kind in found:
-                    value = json.dumps(found[kind])
-                    known = sums.setdefault((kind, found["input"]), {}).setdefault(value, [])
-                    known.append(name)
+            said_of = dict(found.get("products", {}))
+            if "checksum" in found:
+                said_of["checksum"] = found["checksum"]
+            for kind, value in said_of.items():
+                known = sums.setdefault((kind, found["input"]), {})
+                known.setdefault(value, []).append(name)
     said = []
     for (kind, source), values in sums.items():
         if len(values) > 1:
@@ -122,14 +123,17 @@ class Figure(NamedTuple):
 Value = Callable[[Rounds], float | None]
 
 
-def ratio(slow: str, fast: str) -> Value:
-    """How many times the second goes into the first: median over the rounds."""
+def ratio(slow: str, fast: str, clock: str = "seconds") -> Value:
+    """How many times the second goes into the first: median over the rounds.
+
+    clock : `seconds` of wall, or `cpu_s` of the processor, for a machine that is not idle.
+    """
 
     def value(found: Rounds) -> float | None:
         times = [
-            a["seconds"] / b["seconds"]
+            a[clock] / b[clock]
             for a, b in zip(found.get(slow, ()), found.get(fast, ()), strict=False)
-            if "seconds" in a and "seconds" in b
+            if clock in a and clock in b
         ]
         return statistics.median(times) if times else None
 
@@ -264,7 +268,8 @@ def show(found: dict[str, Any]) -> None:
 
 def _contenders(found: dict[str, Any]) -> Table:
     table = Table("contender", title="medians")
-    for head in ("rounds", "s", "cpu s", "frames/s", "x decode", "peak MB", "checksum"):
+    heads = ("rounds", "s", "cpu s", "frames/s", "x decode", "by cpu", "peak MB", "checksum")
+    for head in heads:
         table.add_column(head, justify="right")
     for name, rounds in found["contenders"].items():
         last, middle = rounds[-1], found["medians"][name]
@@ -273,10 +278,12 @@ def _contenders(found: dict[str, Any]) -> Table:
             continue
         seconds, frames = middle.get("seconds"), last.get("frames")
         times = ratio("decode", name)(found["contenders"]) if frames else None
+        by_cpu = ratio("decode", name, "cpu_s")(found["contenders"]) if frames else None
+        alike = last.get("input") == _input(found, "decode")
         table.add_row(
             *(name, str(len(rounds)), _text(seconds, 3), _text(middle.get("cpu_s"), 3)),
             f"{frames / seconds:,.0f}" if frames and seconds else "",
-            _text(times if last.get("input") == _input(found, "decode") else None, 3),
+            *(_text(times if alike else None, 3), _text(by_cpu if alike else None, 3)),
             _text(middle.get("peak_mb"), 0),
             last.get("checksum", "")[:8],
         )

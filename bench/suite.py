@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.inputs import CACHE, CACHED, ROOT, Bars, Feed, ready, tables
+from bench.inputs import CACHE, ROOT, Bars, Feed, ready, tables
 from dataflows.cli.group import COMMANDS
 
 ROUNDS = 3
@@ -90,8 +90,9 @@ def contenders(*, quick: bool = False, bars: Path | None = None) -> list[Contend
         _own("events@1000", "the same tick rate at 1,000 assets", alike[1000], entry="events"),
         _bars("bars-events", "20 pairs x 30 days to files: alpha replay --bars", pairs, bars),
     ]
-    if "trial" in COMMANDS:
-        found.append(_bars("trial", "their rows to events: alpha trial", pairs, bars))
+    found += [
+        _bars("trial", "their rows to events: alpha trial", pairs, bars),
+    ]
     found += [
         _own(f"close@{n}", f"a minute of {n} assets closes, recovery on", alike[n], entry="close")
         for n in (35, 200, 1000)
@@ -131,26 +132,27 @@ def _own(
 
             tables(folder, lambda log: tick_rows(ready(feed)))
         if compact:
-            _compact(folder)
+            _alpha("compact", str(folder / "log"), "--whole", "--quiet")()
 
     return Contender(name, what, lambda: own(entry or name, ready(feed)), prepare)
 
 
-def _compact(folder: Path) -> None:
-    """Make the columnar cache of a second log beside the first, of the same files."""
-    log = folder / CACHED
-    if not log.exists():
-        log.mkdir()
-        for path in (folder / "log").iterdir():
-            (log / path.name).hardlink_to(path)
-    _checked([sys.executable, "-c", ALPHA.format(f"'compact', {str(log)!r}")])
-
-
 def _bars(name: str, what: str, wanted: Bars, given: Path | None) -> Contender:
     def meta() -> Found:
-        return ready(wanted) if given is None else {**ready(wanted), "bars": str(given.resolve())}
+        if given is None:
+            return ready(wanted)
+        path = given.resolve()
+        with path.open("rb") as file:
+            rows = sum(1 for _ in file) - 1
+        size = path.stat().st_size
+        folder = CACHE / f"given-{path.stem}-{size}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return {"folder": str(folder), "bars": str(path), "rows": rows, "bytes": size}
 
-    return Contender(name, what, lambda: own(name, meta()), lambda: (meta(), None)[1])
+    def prepare() -> None:
+        meta()
+
+    return Contender(name, what, lambda: own(name, meta()), prepare)
 
 
 def own(name: str, meta: Found) -> Found:

@@ -187,6 +187,11 @@ def test_contenders_that_disagree_are_named() -> None:
         "bars": [{"checksum": "c", "input": "y"}],
     }
     assert report.faults(rounds) == ["checksum of x differs: rows | polars"]
+    products = {
+        "bars-events": [{"products": {"events": "a", "rows": "b"}, "input": "x"}],
+        "trial": [{"products": {"events": "c"}, "input": "x"}],
+    }
+    assert report.faults(products) == ["events of x differs: bars-events | trial"]
 
 
 def test_figures_of_the_same_commit_stay(tmp_path: Path) -> None:
