@@ -36,7 +36,7 @@ from packs.loader import Packs, load_packs
 
 SEASON_DAYS = 8
 STATES = 300  # whose memory is measured together
-YOUNG_MINUTES = 16  # of a state as the minute closes leave it
+YOUNG_MINUTES = 20  # of a state as the minute closes leave it
 
 
 class Discard(DynamicSink[Any]):
@@ -111,6 +111,8 @@ def events(meta: dict[str, Any], timed: Timed) -> dict[str, Any]:
 def cache(meta: dict[str, Any], timed: Timed) -> dict[str, Any]:
     """The same from the columnar cache of the log, which is made before; checking it is timed."""
     columns = import_module("dataflows.connectors.columns")
+    for heavy in ("numpy", "pyarrow", "pyarrow.ipc"):  # which it loads when it meets a cache
+        import_module(heavy)
     log, features = log_of(meta), load_packs().features
 
     def found() -> dict[str, Any]:

@@ -66,7 +66,7 @@ def _say(text: str) -> None:
 
 def contenders(*, quick: bool = False, bars: Path | None = None) -> list[Contender]:
     """Return all that can be asked for, in the order of a round."""
-    minutes, even = (3, 5) if quick else (120, 16)
+    minutes, even = (3, 5) if quick else (120, 21)
     main = Feed("feed", 50, minutes)
     alike = {n: Feed("feed", n, even, rate=50 / n) for n in (35, 50, 200, 1000)}
     pairs = Bars("bars", PAIRS, PAIR_DAYS / 50 if quick else PAIR_DAYS)
