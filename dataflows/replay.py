@@ -18,8 +18,10 @@ from pydantic import BaseModel
 from dataflows.collector import collect_rarely
 from dataflows.connectors.bars_source import CHUNK_MINUTES, BarsCount, BarsSource
 from dataflows.connectors.clock import SystemClock
+from dataflows.connectors.columns import Columns
+from dataflows.connectors.columns_source import ColumnsSource
 from dataflows.connectors.pacing import Paced
-from dataflows.connectors.source import CHUNK_LINES, HoleLog, LogSource, SourceState
+from dataflows.connectors.source import CHUNK_LINES, HoleLog, Item, LogSource, SourceState
 from dataflows.connectors.topics import (
     EVENT_PRODUCTS,
     MARKET_PRODUCTS,
@@ -50,6 +52,7 @@ class Product:
 class Summary:
     """What a replay read and wrote. `dropped` counts what the reader could not use, by reason.
 
+    read_from : the log, its columnar cache, or bars.
     written_to : servers that took the products beside the files, by kind, and how much they hold.
     """
 
@@ -59,6 +62,7 @@ class Summary:
     detector_pack: str
     products: dict[str, Product]
     dropped: dict[str, int] = field(default_factory=dict)
+    read_from: str = "log"
     written_to: dict[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
@@ -109,6 +113,7 @@ def replay(
     packs: Packs,
     *,
     bars: bool = False,
+    columns: Columns | None = None,
     workers: int = 1,
     chunk: int | None = None,
     run: Run = REPLAY,
@@ -119,6 +124,7 @@ def replay(
 ) -> Summary:
     """Replay a tick log (or a bars file) into `out` and return the summary.
 
+    columns : a cache of the log that was found usable, to read in its place: same bytes, sooner.
     workers : threads of the engine; the bytes do not depend on it. chunk : lines (minutes for
     bars) read at once; the bytes do not depend on it either. run : who hears the events, as in
     production; to see a run in another mode as it was. extra : more sinks.
@@ -140,8 +146,7 @@ def replay(
         minutes = BarsSource(source, BarsCount(), chunk or CHUNK_MINUTES, watch.bars_chunk)
         flow = build_from_bars(_paced(minutes, speed), packs, sinks, run)
     else:
-        lines = chunk or CHUNK_LINES
-        log = LogSource(source, packs.features, lines, on_chunk=watch.log_chunk, holes=holes)
+        log = _ticks(source, packs, columns, chunk or CHUNK_LINES, watch, holes)
         flow = build(_paced(log, speed), packs, sinks, run)
     gc.freeze()  # modules and packs are here to stay
     # Also with one worker: `run_main` prints the engine's own stack when a step fails.
@@ -154,6 +159,7 @@ def replay(
         detector_pack=packs.detector_pack,
         products={name: measure(product_path(out, name)) for name in PRODUCTS},
         dropped=dict(sorted(watch.counts.items())),
+        read_from="bars" if bars else "log" if columns is None else "cache",
     )
 
 
@@ -170,6 +176,20 @@ def model_digest(model: BaseModel) -> str:
     """Return the digest of what a pack says, defaults filled in."""
     text = orjson.dumps(model.model_dump(by_alias=True), option=orjson.OPT_SORT_KEYS)
     return hashlib.sha256(text).hexdigest()
+
+
+def _ticks(
+    source: Path,
+    packs: Packs,
+    columns: Columns | None,
+    chunk: int,
+    watch: Watch,
+    holes: HoleLog | None,
+) -> FixedPartitionedSource[Item, bytes]:
+    features, told = packs.features, watch.log_chunk
+    if columns is None:
+        return LogSource(source, features, chunk, on_chunk=told, holes=holes)
+    return ColumnsSource(source, features, columns, chunk, on_chunk=told, holes=holes)
 
 
 def _paced(source: FixedPartitionedSource[Any, Any], speed: float | None) -> Source[Any]:

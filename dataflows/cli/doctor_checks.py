@@ -18,7 +18,7 @@ import psycopg
 from dataflows.cli.check import Check
 from dataflows.cli.database import server_of
 from dataflows.cli.events import TOPIC, parse_event
-from dataflows.cli.logs import last_arrival_ns, segments, size_of
+from dataflows.cli.logs import last_arrival_ns, size_of
 from dataflows.cli.record import messages_on_stderr
 from dataflows.cli.screen import shown_size
 from dataflows.connectors.clock import SystemClock
@@ -29,6 +29,7 @@ from dataflows.connectors.kafka import Bus, BusError
 from dataflows.connectors.kafka_options import OptionsError, options_of
 from dataflows.connectors.migrate import Connection, query
 from dataflows.connectors.spool import waiting_in
+from dataflows.connectors.ticklog import segments
 from dataflows.connectors.venue_rest import RestConfig, VenueError, VenueRest
 from dataflows.settings import DATABASE_OFF, Settings, SettingsError
 from operators import kernel

@@ -33,6 +33,7 @@ KNOWN = {
     "dataflows.connectors.recorder.RecorderError": USAGE,
     "dataflows.connectors.ticklog.LogError": INPUT,
     "dataflows.connectors.rows_table.TableError": INPUT,
+    "dataflows.connectors.column_files.ColumnsError": INPUT,
     "dataflows.importing.reading.ImportProblem": INPUT,
     "dataflows.connectors.notify.ChannelError": USAGE,
     "dataflows.connectors.dsn.DsnError": USAGE,

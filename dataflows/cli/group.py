@@ -30,6 +30,7 @@ class Entry(NamedTuple):
 COMMANDS = {
     "demo": Entry("demo", "Run a generated market through everything and show its events."),
     "replay": Entry("replay", "Run a tick log, or minute bars, and write the products as text."),
+    "compact": Entry("compact", "Make a columnar cache of a tick log, for faster replays."),
     "calibrate": Entry(
         "calibrate", "Measure the z-scores of minute bars against a standard normal."
     ),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dataflows.cli.failures import INPUT, Problem
-from dataflows.connectors.ticklog import TickLogReader, open_stream
+from dataflows.connectors.ticklog import TickLogReader, open_stream, segments
 
 _PROBE_LINES = 200
 _TAIL_BYTES = 1 << 20
@@ -54,13 +54,6 @@ def last_arrival_ns(path: Path) -> int | None:
         if newest is not None:
             return newest
     return None
-
-
-def segments(directory: Path) -> list[Path]:
-    """Return the segments of a log in their order; of a segment and its piece, the segment."""
-    found = {path.name.removesuffix(".zst"): path for path in directory.glob("ticks-*.log.zst")}
-    found.update({path.name: path for path in directory.glob("ticks-*.log")})
-    return [found[name] for name in sorted(found, key=lambda name: name[-10:])]
 
 
 def size_of(path: Path) -> int:

@@ -19,15 +19,16 @@ from dataflows.cli.places import assert_writable, made_directory
 from dataflows.cli.progress import LogProgress
 from dataflows.cli.record import messages_on_stderr
 from dataflows.cli.replay_to import DEFAULT_SCHEMA, Given, servers, written_to
-from dataflows.cli.screen import AsJson, put_json
+from dataflows.cli.screen import AsJson, put_json, say
 from dataflows.connectors.bars_source import CHUNK_MINUTES
+from dataflows.connectors.columns import Columns, place_of, usable
 from dataflows.connectors.pacing import PACED_LINES, PACED_MINUTES
 from dataflows.connectors.source import CHUNK_LINES
 from dataflows.importing.bars import read_bars
 from dataflows.replay import PRODUCTS, REPLAY, product_path, replay
 from dataflows.settings import Settings
 from operators.modes import Run, RunMode
-from packs.loader import load_packs
+from packs.loader import Packs, load_packs
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -88,6 +89,13 @@ def run(
             min=0.001, max=1e6, help="Times the speed of the feed; default: as fast as it goes."
         ),
     ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option("--cache", help="Columnar cache of the log; default: beside it."),
+    ] = None,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Read the log itself; the bytes are the same.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -96,7 +104,8 @@ def run(
     Writes rows, frames, events, shadow, suppressed, audit and dlq (.ndjson) in canonical bytes, and
     prints a JSON summary with the count and the SHA-256 of each. The same source and packs always
     give the same bytes, in the tables and the topic too; there the events say `replay_of`. A schema
-    holds replays of one configuration.
+    holds replays of one configuration. A columnar cache (`alpha compact`) is read in place of the
+    log if every byte of both is as it was.
     """
     settings = Settings.from_env()
     given = Given(database, schema, replace, kafka)
@@ -108,13 +117,18 @@ def run(
     else:
         unit, usual = ("minutes", PACED_MINUTES) if bars else ("lines", PACED_LINES)
     chunk = chunk or usual
+    columns = None if bars or no_cache else found_cache(source, cache, packs)
     with messages_on_stderr(), servers(given, packs, settings, source.name) as made:
-        with LogProgress("replay", unit, chunk, span, quiet=quiet) as progress:
+        each = chunk
+        if columns is not None:
+            unit, each = "ticks", per_stretch(columns)
+        with LogProgress("replay", unit, each, span, quiet=quiet) as progress:
             summary = replay(
                 source,
                 out,
                 packs,
                 bars=bars,
+                columns=columns,
                 workers=workers,
                 chunk=chunk,
                 run=Run(mode),
@@ -125,6 +139,25 @@ def run(
             )
         summary = replace_fields(summary, written_to=written_to(made, given, summary))
     put_json(summary.as_json())
+
+
+def found_cache(log: Path, given: Path | None, packs: Packs) -> Columns | None:
+    """Return the columnar cache of a log; one that cannot be used is one line, and none."""
+    directory = given or place_of(log)
+    found = usable(log, directory, packs.features)
+    if isinstance(found, Columns):
+        return found
+    if given is not None and not found:
+        raise Problem(f"{given}: expected a columnar cache, found nothing", INPUT)
+    if found:
+        say(f"{directory}: not used: {found}; `alpha compact` makes it anew")
+    return None
+
+
+def per_stretch(columns: Columns) -> int:
+    """Return how many ticks a cache has between two closings, about: for the progress."""
+    stretches = sum(part.stretches for part in columns.manifest.parts)
+    return max(1, columns.manifest.ticks // max(1, stretches))
 
 
 def checked_source(source: Path, *, bars: bool) -> LogSpan:

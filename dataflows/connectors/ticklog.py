@@ -160,6 +160,7 @@ class TickLogReader:
 
     `on_reject(reason)` is told of every line that could not be delivered. `read` never waits: at
     the end of a log that is still being written it returns an empty list and later goes on.
+    last : segment of a directory after which the log ends, whatever else there is.
     """
 
     def __init__(
@@ -169,12 +170,14 @@ class TickLogReader:
         *,
         on_reject: Callable[[str], None] = lambda reason: None,
         follow: bool = False,
+        last: str | None = None,
     ) -> None:
         if not path.exists() and not follow:
             raise LogError(f"{path}: expected a tick log (file or directory), found nothing")
         self._path = path
         self._on_reject = on_reject
         self._follow = follow
+        self._last = last
         self._listed_ns = 0
         self._polls = 0
         self._open: _Open | None = None
@@ -289,6 +292,8 @@ class TickLogReader:
         if self._fill(self._open):
             return True
         self._drop_torn_tail(self._open)
+        if self._last is not None and _order_of(self._open.name) >= _order_of(self._last):
+            return False
         self._open.stream.close()
         self._open = self._open_segment(following)
         return True
@@ -327,7 +332,7 @@ class TickLogReader:
         return True
 
     def _name_after(self, name: str) -> str | None:
-        names = sorted({_plain_name(p) for p in _segments(self._path)}, key=_order_of)
+        names = sorted({plain_name(p) for p in _segments(self._path)}, key=_order_of)
         return next((n for n in names if not name or _order_of(n) > _order_of(name)), None)
 
     def _open_segment(self, name: str) -> _Open:
@@ -344,9 +349,15 @@ class TickLogReader:
         return _Open(name, open_stream(piece))
 
 
+def segments(directory: Path) -> list[Path]:
+    """Return the segments of a log in their order; of a segment and its piece, the segment."""
+    found = {plain_name(path): path for path in sorted(_segments(directory), reverse=True)}
+    return [found[name] for name in sorted(found, key=_order_of)]
+
+
 def newest_position(directory: Path) -> Position:
     """Return the start of the newest segment of a log, where a recorder began last."""
-    names = sorted({_plain_name(p) for p in _segments(directory)}, key=_order_of)
+    names = sorted({plain_name(p) for p in _segments(directory)}, key=_order_of)
     return Position(names[-1], 0) if names else Position()
 
 
@@ -393,7 +404,8 @@ def _segments(directory: Path) -> list[Path]:
     return [p for p in directory.iterdir() if _SEGMENT.search(p.name)]
 
 
-def _plain_name(path: Path) -> str:
+def plain_name(path: Path) -> str:
+    """Return the name of a segment, also of one that was packed, as positions have it."""
     return path.name.removesuffix(".zst")
 
 
