@@ -224,6 +224,11 @@ class _Compactor:
         """Write what is left, then the manifest."""
         if self._content.stretches:
             self._write()
+        state = msgspec.structs.replace(  # the order in which reasons were met says nothing
+            self._state,
+            counts=dict(sorted(self._state.counts.items())),
+            delays_ms=dict(sorted(self._state.delays_ms.items())),
+        )
         before = self._base.manifest.segments if self._base is not None else []
         manifest = Manifest(
             version=VERSION,
@@ -232,7 +237,7 @@ class _Compactor:
             shards=self._shards,
             segments=[*before, *segments],
             parts=self._parts,
-            state=self._state,
+            state=state,
             holes=list(self._holes.values()),
         )
         return save(self._directory, manifest)
