@@ -117,6 +117,8 @@ def run(
     else:
         unit, usual = ("minutes", PACED_MINUTES) if bars else ("lines", PACED_LINES)
     chunk = chunk or usual
+    if cache is not None and (bars or no_cache):
+        raise typer.BadParameter("--cache goes with neither --no-cache nor --bars")
     columns = None if bars or no_cache else found_cache(source, cache, packs)
     with messages_on_stderr(), servers(given, packs, settings, source.name) as made:
         each = chunk

@@ -1,0 +1,100 @@
+"""`alpha compact`, and what `alpha replay` makes of a cache; the page on it is run."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dataflows.cli.failures import INPUT, NOT_IN_ORDER, USAGE
+from dataflows.connectors.column_files import FOLDERS
+
+pytest.importorskip("pyarrow")
+
+PAGE = Path(__file__).parents[2] / "docs" / "cache.md"
+BLOCK = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)
+
+
+@pytest.fixture
+def log(small_log: Path, tmp_path: Path) -> Path:
+    """Return a log of the test's own, named as on the page."""
+    shutil.copytree(small_log, tmp_path / "LOG")
+    return Path("LOG")
+
+
+def sums(summary: dict[str, Any]) -> list[str]:
+    """Return the digests of a replay."""
+    return [product["sha256"] for product in summary["products"].values()]
+
+
+@pytest.mark.engine
+def test_the_commands_of_the_page(alpha: Any, log: Path) -> None:
+    """Each does what is said beside it, and all replays are one."""
+    blocks = dict(BLOCK.findall(PAGE.read_text()))
+    found = []
+    for line in blocks[""].splitlines():
+        _, *words = shlex.split(line, comments=True)
+        ran = alpha(*words, *(["--json"] if words[0] == "compact" else []))
+        assert ran.code == 0, (line, ran.err)
+        if words[0] == "replay":
+            found.append((ran.json["read_from"], *sums(ran.json)))
+            assert ran.err == ""
+        else:
+            found.append(ran.json["did"])
+    replays = [each for each in found if isinstance(each, tuple)]
+    assert [each[0] for each in replays] == ["cache", "log", "cache"]
+    assert len({each[1:] for each in replays}) == 1
+    assert [each for each in found if isinstance(each, str)] == [
+        *("made", "checked", "made", "made")
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", blocks["python"]], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout.split()[0]) > 100
+
+
+def test_the_page_lists_every_folder() -> None:
+    """No file without its line."""
+    page = PAGE.read_text()
+    assert [folder for folder in FOLDERS if f"| `{folder}` |" not in page] == []
+
+
+@pytest.mark.engine
+def test_a_cache_that_does_not_fit_is_one_line(alpha: Any, log: Path, tmp_path: Path) -> None:
+    """The log is read, and what to do is said; a new `compact` mends it."""
+    made = alpha("compact", log)
+    assert made.code == 0
+    assert "1 parts" in made.out
+    assert "may still be written" in made.err
+    assert "nothing" in alpha("compact", log).out
+    first = alpha("replay", log, "--out", "a")
+    assert first.json["read_from"] == "cache"
+    file = next((tmp_path / "LOG.columns" / "quotes").iterdir())
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    again = alpha("replay", log, "--out", "a")
+    assert again.json["read_from"] == "log"
+    assert sums(again.json) == sums(first.json)
+    assert again.err.count("\n") == 1
+    for word in ("LOG.columns", "not used", file.name, "damaged", "alpha compact"):
+        assert word in again.err
+    alpha("compact", log, "--check").failed_with(NOT_IN_ORDER, "damaged")
+    mended = alpha("compact", log)
+    assert "made anew" in mended.err
+    assert alpha("compact", log, "--check").code == 0
+    assert alpha("replay", log, "--out", "a").json["read_from"] == "cache"
+
+
+def test_what_was_mistyped(alpha: Any, log: Path) -> None:
+    """One message each."""
+    alpha("compact", "nowhere").failed_with(INPUT, "nowhere", "found nothing")
+    alpha("compact", log, "--check").failed_with(NOT_IN_ORDER, "no cache is there")
+    alpha("compact", log, "--shards", 0).failed_with(USAGE, "--shards")
+    alpha("compact", log, "--out", log).failed_with(INPUT, "expected a columnar cache")
+    alpha("replay", log, "--out", "a", "--cache", "b").failed_with(INPUT, "expected a columnar")
+    alpha("replay", log, "--out", "a", "--cache", "b", "--no-cache").failed_with(USAGE, "--cache")
