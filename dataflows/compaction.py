@@ -214,8 +214,8 @@ class _Compactor:
         start = Position(plain_name(paths[0]), 0) if self._base is not None else None
         last = plain_name(paths[-1]) if log.is_dir() else None
         with TickLogReader(log, start, on_reject=state.count, last=last) as lines:
-            while chunk := lines.read(chunk_lines):
-                self._take(feed.read(chunk))
+            while block := lines.read_block(chunk_lines):
+                self._take(feed.read_block(block))
                 self._tell(feed.take_holes())
                 if on_progress is not None:
                     on_progress(state.clock_ns // 1_000_000)
