@@ -51,7 +51,7 @@ from operators.lattice import HOUR_MS
 from operators.records import Boundary, Phase, Ticks
 from packs.schema import FeaturePack
 
-PART_BYTES = 64 << 20  # of records in memory; a part is over with the closing that finds more
+PART_BYTES = 32 << 20  # of records in memory; a part is over with the closing that finds more
 PACKED = ".zst"
 
 

@@ -64,7 +64,8 @@ def run(
     if done.rebuilt:
         say(f"{directory}: made anew: {done.rebuilt}")
     for name, why in done.left_out.items():
-        say(f"{name}: left to the log: {why}")
+        hint = "" if whole else " (--whole if nobody writes the log any more)"
+        say(f"{name}: left to the log: {why}{hint}")
     _show(log, done.columns, _done_json(done), as_json)
 
 

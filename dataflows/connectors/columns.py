@@ -154,15 +154,18 @@ def usable(log: Path, directory: Path, features: FeaturePack) -> Columns | str:
     """
     if not directory.exists():
         return ""
-    found = load(directory)
-    if isinstance(found, str):
-        return found
-    return (
-        _reason(found.manifest, features)
-        or stale_segment(found.manifest, log)
-        or damaged_file(found)
-        or found
-    )
+    try:
+        found = load(directory)
+        if isinstance(found, str):
+            return found
+        return (
+            _reason(found.manifest, features)
+            or stale_segment(found.manifest, log)
+            or damaged_file(found)
+            or found
+        )
+    except OSError as error:
+        return f"{error.filename}: {error.strerror}"
 
 
 def load(directory: Path) -> Columns | str:

@@ -96,9 +96,14 @@ def control(now_ms: int, channel: str, data: Any) -> bytes:
 
 
 def write(
-    directory: Path, given_lines: list[bytes], *, segment_bytes: int = 60_000, torn: bool = False
+    directory: Path,
+    given_lines: list[bytes],
+    *,
+    segment_bytes: int = 60_000,
+    torn: bool = False,
+    packed: bool = True,
 ) -> Path:
-    """Write a log directory; its last segment is packed too. torn : a crash in the middle."""
+    """Write a log directory. torn : a crash in the middle. packed : its last segment is, too."""
     middle = len(given_lines) // 2 if torn else 0
     for some in (given_lines[:middle], given_lines[middle:]):
         writer = TickLogWriter(directory, segment_bytes_max=segment_bytes)
@@ -109,7 +114,8 @@ def write(
         if some and torn and some[0] is given_lines[0]:
             newest = max(directory.glob("*.log"))
             newest.write_bytes(newest.read_bytes() + b"1790000000 {torn")
-    TickLogWriter(directory).close()
+    if packed:
+        TickLogWriter(directory).close()
     return directory
 
 
@@ -420,6 +426,15 @@ def test_the_newest_segment_is_left_to_the_log(own: Path) -> None:
     read_both(own, done.columns)
 
 
+def test_what_a_crash_left_before_the_newest_segment(tmp_path: Path) -> None:
+    """A cut line at the end of the cache is counted once, by whoever reads what is behind it."""
+    log = write(tmp_path / "ticks", market(), segment_bytes=10**7, torn=True, packed=False)
+    done = compact(log, columns.place_of(log), FEATURES)
+    assert len(done.columns.manifest.segments) == len(done.left_out) == 1
+    assert done.columns.manifest.state.counts["torn_line"] == 1
+    read_both(log, done.columns)
+
+
 def test_a_damaged_newest_piece_is_left_to_the_log(own: Path) -> None:
     """What follows it decides what its end counts as."""
     newest = max(own.glob("*.zst"), key=lambda path: path.name[-14:])
@@ -504,6 +519,14 @@ def test_without_its_packages_the_log_is_read(own: Path, monkeypatch: pytest.Mon
     assert refusal(own) == column_files.NO_READER
     with pytest.raises(ColumnsError, match="columnar"):
         compact(own, columns.place_of(own), FEATURES)
+
+
+def test_a_cache_that_cannot_be_read(own: Path) -> None:
+    """What the system says is the reason, and no end of a replay."""
+    manifest = columns.place_of(own) / columns.MANIFEST
+    manifest.unlink()
+    manifest.mkdir()
+    assert refusal(own) == f"{manifest}: Is a directory"
 
 
 def test_a_cache_that_goes_while_it_is_read(own: Path) -> None:

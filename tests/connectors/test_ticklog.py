@@ -18,6 +18,7 @@ from dataflows.connectors.ticklog import (
     Position,
     TickLogReader,
     TickLogWriter,
+    segments,
 )
 
 T0 = 1_756_891_800_000_000_000
@@ -157,6 +158,25 @@ def test_a_line_that_is_too_long_is_skipped_and_counted_once(tmp_path: Path, chu
     assert read_all(reader, chunk) == [b"1 {}", b"3 {}", b"5 {}"]
     assert rejects == [FRAME_TOO_LARGE] * 2
     assert reader.position == Position("huge.log", path.stat().st_size)
+
+
+def test_a_log_can_be_read_up_to_a_segment(tmp_path: Path) -> None:
+    """What a crash cut off at the end of it is counted, for there is more behind."""
+    written = write(tmp_path, 200)
+    names = [path.name.removesuffix(".zst") for path in segments(tmp_path)]
+    assert len(names) >= 3
+    torn = tmp_path / names[1]
+    with TickLogReader(tmp_path, last=names[1]) as log:
+        whole = drain(log, 7)
+    assert 0 < len(whole) < len(written)
+    assert whole == written[: len(whole)]
+    torn.write_bytes(b"\n".join([*whole[-2:], b"17 cut"]))
+    reasons: list[str] = []
+    with TickLogReader(tmp_path, on_reject=reasons.append, last=names[1]) as log:
+        drain(log, 1000)
+        assert log.read(10) == []
+        assert log.position.segment == names[1]
+    assert reasons == ["torn_line"]
 
 
 def test_damaged_gzip_delivers_what_came_before_the_damage(tmp_path: Path) -> None:
