@@ -189,10 +189,12 @@ _SIDE = Struct("<10d")  # plain form only
 
 
 def trade_at(data: bytearray, index: int) -> Trade:  # plain form only
+    """Return a print."""  # plain form only
     return Trade(*TRADE.unpack_from(data, index * TRADE_BYTES))  # plain form only
 
 
 def quote_at(data: bytearray, index: int, size: int) -> Any:  # plain form only
+    """Return a quote, or the best levels of a book; NULL is NaN."""  # plain form only
     numbers = QUOTE.unpack_from(data, index * size)  # plain form only
     if size == BOOK_BYTES:  # plain form only
         numbers = (*numbers[:4], *_TWO.unpack_from(data, index * size + 96))  # plain form only
@@ -200,15 +202,18 @@ def quote_at(data: bytearray, index: int, size: int) -> Any:  # plain form only
 
 
 def context_at(data: bytearray, index: int) -> Any:  # plain form only
+    """Return the state of a perp; NULL is NaN."""  # plain form only
     return Context(*CONTEXT.unpack_from(data, index * CONTEXT_BYTES))  # plain form only
 
 
 def time_at(data: bytearray, index: int, size: int) -> int:  # plain form only
+    """Return the venue time of a dated record."""  # plain form only
     found: int = _TIME.unpack_from(data, index * size)[1]  # plain form only
     return found  # plain form only
 
 
 def append_quote(data: bytearray, quote: Any) -> None:  # plain form only
+    """Add a record of a quote."""  # plain form only
     data += QUOTE.pack(*msgspec.structs.astuple(quote))  # plain form only
 
 

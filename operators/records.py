@@ -3,9 +3,9 @@
     Ticks, Boundary -> BarItem -> RowItem -> ScoreItem -> ScoredItem -> Published
 
 Every step sends exactly one item per asset and phase, even an empty one, so that a join can count
-(design 3); behind the join, a final phase without a row is MARKET's alone. A phase is one of the two closings of a minute: sealed (T + lateness) and final
-(T + grace). `None` means NULL. Column values live in a dict because the feature pack, not this
-file, says which columns there are.
+(design 3); behind the join, a final phase without a row is MARKET's alone. A phase is one of the
+two closings of a minute: sealed (T + lateness) and final (T + grace). `None` means NULL. Column
+values live in a dict because the feature pack, not this file, says which columns there are.
 """
 
 from typing import Any
