@@ -67,7 +67,7 @@ def close(meta: dict[str, Any], timed: Timed) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="out-", dir=CACHE) as folder:
         store = Path(folder) / "recovery"
         store.mkdir()
-        init_db_dir(store, 1)
+        init_db_dir(store, 1)  # type: ignore[no-untyped-call]
 
         epoch_s = max(1, meta["assets"] // EPOCH_ASSETS)
 
@@ -75,9 +75,11 @@ def close(meta: dict[str, Any], timed: Timed) -> dict[str, Any]:
             source = Watched(LogSource(log_of(meta), packs.features), seen, epoch_s)
             sinks = _watched(file_sinks(Path(folder)), seen)
             flow = build(source, packs, sinks, REPLAY, warm=season)
-            recovery = RecoveryConfig(str(store))
+            recovery = RecoveryConfig(str(store))  # type: ignore[no-untyped-call]
             began = time.perf_counter()
-            cli_main(flow, epoch_interval=timedelta(seconds=epoch_s), recovery_config=recovery)
+            cli_main(  # type: ignore[no-untyped-call]
+                flow, epoch_interval=timedelta(seconds=epoch_s), recovery_config=recovery
+            )
             return began
 
         taken = _time_the_codecs(notes)

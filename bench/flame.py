@@ -16,7 +16,7 @@ from pathlib import Path
 from bench.inputs import CACHE, ROOT, Bars, Feed, ready
 from bench.run import CONTENDERS
 
-RATE_HZ = 200
+RATE_HZ = 100
 
 
 def main(arguments: list[str] | None = None) -> int:

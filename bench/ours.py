@@ -79,7 +79,7 @@ def bars(meta: dict[str, Any], timed: Timed) -> dict[str, Any]:
     ticks = op.input("ticks", flow, LogSource(log_of(meta), packs.features))
     op.output("out", assemble(ticks, packs), Discard(take))
     with timed:
-        run_main(flow)
+        run_main(flow)  # type: ignore[no-untyped-call]
     return {"frames": meta["frames"], **timed.table(table)}
 
 
@@ -96,7 +96,7 @@ def rows(meta: dict[str, Any], timed: Timed) -> dict[str, Any]:
     ticks = op.input("ticks", flow, LogSource(log_of(meta), packs.features))
     op.output("out", normalize(assemble(ticks, packs), packs), Discard(take))
     with timed:
-        run_main(flow)
+        run_main(flow)  # type: ignore[no-untyped-call]
     return {"frames": meta["frames"], "columns": len(packs.features.stored), **timed.table(table)}
 
 
@@ -187,7 +187,7 @@ def events_warm(meta: dict[str, Any], timed: Timed) -> dict[str, Any]:
         source = LogSource(log_of(meta), packs.features)
         flow = build(source, packs, sinks, REPLAY, warm=season)
         with timed:
-            run_main(flow)
+            run_main(flow)  # type: ignore[no-untyped-call]
         counts = {
             name: (Path(folder) / f"{name}.ndjson").read_bytes().count(b"\n")
             for name in ("rows", "events", "suppressed")

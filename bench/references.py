@@ -211,7 +211,7 @@ def stock_bytewax(meta: dict[str, Any], timed: Timed) -> dict[str, Any]:
     )
     op.output("out", folded.down, _KeepSink(kept))
     with timed:
-        run_main(flow)
+        run_main(flow)  # type: ignore[no-untyped-call]
     ids = uids(meta)
     table = {
         (ids[coin], (window + 1) * MINUTE_MS): minute.line() for coin, (window, minute) in kept

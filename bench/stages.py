@@ -142,7 +142,8 @@ def operators(meta: dict[str, Any], timed: Timed) -> dict[str, Any]:
         source = Ending(LogSource(log_of(meta), packs.features), lambda: _scrape(port, found))
         flow = build(source, packs, file_sinks(Path(folder)), REPLAY)
         with timed:
-            cli_main(flow)  # `run_main` does not start the server of the metrics
+            # `run_main` does not start the server of the metrics.
+            cli_main(flow)  # type: ignore[no-untyped-call]
     whole = sum(found.values())
     return {
         "frames": meta["frames"],

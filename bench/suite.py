@@ -173,11 +173,10 @@ def own(name: str, meta: Found) -> Found:
 
 def _facts(meta: Found) -> Found:
     """Return what the report says of an input."""
-    known = {
-        name: meta[name] for name in ("assets", "minutes", "ticks", "disk_bytes") if name in meta
-    }
-    source = {"input": Path(meta.get("bars", meta["folder"])).name, "log_bytes": meta["bytes"]}
-    return {**known, **source}
+    told = ("assets", "minutes", "ticks", "disk_bytes")
+    known: Found = {name: meta[name] for name in told if name in meta}
+    source = Path(meta["bars"] if "bars" in meta else meta["folder"]).name
+    return {**known, "input": source, "log_bytes": meta["bytes"]}
 
 
 def _reason(text: str) -> str:
