@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.flame", description=__doc__)
     parser.add_argument("--what", default="events", choices=sorted(CONTENDERS))
     parser.add_argument("--assets", type=int, default=50)
-    parser.add_argument("--quick", action="store_true", help="three minutes of feed, not thirty")
+    parser.add_argument("--quick", action="store_true", help="half an hour of feed, not two hours")
     parser.add_argument("--out", type=Path, help="default: var/bench/flame-NAME.svg")
     given = parser.parse_args(arguments)
     spy = Path(sys.executable).with_name("py-spy")
@@ -33,10 +33,10 @@ def main(arguments: list[str] | None = None) -> int:
         print("py-spy is not installed: `make flame` installs it", file=sys.stderr)
         return 2
     if given.what in ("bars-events", "trial"):
-        meta = ready(Bars("bars", 20, 0.6 if given.quick else 6.0))
+        meta = ready(Bars("bars", 20, 1.0 if given.quick else 6.0))
     else:
         rate = 50 / given.assets
-        meta = ready(Feed("feed", given.assets, 3 if given.quick else 30, rate=rate))
+        meta = ready(Feed("feed", given.assets, 30 if given.quick else 120, rate=rate))
     out = given.out or CACHE / f"flame-{given.what}.svg"
     out.parent.mkdir(parents=True, exist_ok=True)
     options = ["--native", "--rate", str(RATE_HZ), "--format", "flamegraph", "--output", str(out)]
