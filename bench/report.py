@@ -28,6 +28,7 @@ LIBRARIES = (
     *("polars", "duckdb", "pyarrow", "confluent-kafka", "psycopg"),
 )
 MEDIANS = ("seconds", "cpu_s", "peak_mb", "end_mb", "growth_mb", "rss_mb", "resume_s", "store_mb")
+OPTIONAL = ("polars", "duckdb", "postgres", "kafka")  # need what may not be here
 FLAT_SHARE = 0.05  # memory is flat if it grows by no more over the second half of a run
 BARS_ROWS = PAIRS * PAIR_DAYS * 1440
 
@@ -88,7 +89,8 @@ def medians(rounds: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def faults(contenders: Rounds) -> list[str]:
-    """Return where contenders, or rounds of one, disagree about what they computed."""
+    """Return where contenders, or rounds of one, disagree about what they computed, and which of
+    ours broke."""
     sums: dict[tuple[str, str], dict[str, list[str]]] = {}
     for name, rounds in contenders.items():
         for found in rounds:
@@ -98,7 +100,12 @@ def faults(contenders: Rounds) -> list[str]:
             for kind, value in said_of.items():
                 known = sums.setdefault((kind, found["input"]), {})
                 known.setdefault(value, []).append(name)
-    said = []
+    said = [
+        f"{name} did not run: {found['not_run']}"
+        for name, rounds in contenders.items()
+        for found in rounds
+        if "not_run" in found and name not in OPTIONAL
+    ]
     for (kind, source), values in sums.items():
         if len(values) > 1:
             groups = " | ".join(", ".join(sorted(set(names))) for names in values.values())

@@ -194,6 +194,13 @@ def test_contenders_that_disagree_are_named() -> None:
     assert report.faults(products) == ["events of x differs: bars-events | trial"]
 
 
+def test_a_contender_of_ours_that_breaks_is_a_fault() -> None:
+    """A broker may be missing; our own steps may not."""
+    rounds = {"rows": [{"not_run": "why"}], "kafka": [{"not_run": "no Java"}]}
+    assert report.faults(rounds) == ["rows did not run: why"]
+    assert report.figures(rounds) == []
+
+
 def test_figures_of_the_same_commit_stay(tmp_path: Path) -> None:
     """A run of some contenders keeps what others measured at this commit, and at no other."""
     out = tmp_path / "bench.json"
