@@ -392,6 +392,18 @@ cpdef long long bin_of(double x) except? -1
 @cython.locals(k=cython.longlong, at=Py_ssize_t)
 cpdef object count_in(list keys, list counts, double x)
 
+cdef tuple NEED_COVERAGE
+
+@cython.locals(
+    columns=dict, index=Py_ssize_t, how=str, known=list, short=bint, row=list
+)
+cpdef dict fold(
+    list rows, list last, tuple names, tuple folds, Py_ssize_t volume, double enough
+)
+
+@cython.locals(total=object, count=Py_ssize_t)
+cpdef object folded(list known, str how)
+
 cdef class Sketch:
     cdef public double w, t
     cdef public carray keys, weights

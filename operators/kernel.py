@@ -1111,6 +1111,73 @@ def count_in(keys: list[int], counts: list[int], x: float) -> None:
         counts.insert(at, 1)
 
 
+# --- parts of a longer bar (build plan 15.2) ------------------------------------------------------
+
+# Folds that say nothing when too many parts lack the value.
+NEED_COVERAGE = ("mean", "median", "p95")
+
+
+def fold(
+    rows: list[list[Any]],
+    last: list[Any] | None,
+    names: tuple[str, ...],
+    folds: tuple[str, ...],
+    volume: int,
+    enough: float,
+) -> dict[str, Any]:
+    """Return each column of a longer bar from those of its parts, in time order.
+
+    rows : the values of each part, in the order of `names` and `folds`. last : those of the part
+    that ends with the bar, None where there is none. volume : index of the column without which a
+    part lacks nothing. enough : parts with a value, of those a mean needs more.
+    """
+    columns: dict[str, Any] = {}
+    for index in range(len(names)):
+        how = folds[index]
+        if how == "last":
+            columns[names[index]] = None if last is None else last[index]
+            continue
+        known = []
+        short = False
+        for row in rows:
+            value = row[index]
+            if value is not None:
+                known.append(value)
+            elif row[volume] is not None:
+                short = True
+        if not known or (short and how == "sum") or (how in NEED_COVERAGE and len(known) <= enough):
+            columns[names[index]] = None
+        else:
+            columns[names[index]] = folded(known, how)
+    return columns
+
+
+def folded(known: list[Any], how: str) -> Any:
+    """Return the fold of at least one value."""
+    if how == "sum":
+        if isinstance(known[0], int):
+            total = 0
+            for value in known:
+                total += value
+            return total
+        return round12(fsum(known))
+    if how == "first":
+        return known[0]
+    if how == "last_known":
+        return known[len(known) - 1]
+    if how == "min":
+        return min(known)
+    if how == "max":
+        return max(known)
+    if how == "mean":
+        return round12(fsum(known) / len(known))
+    if how == "median":
+        return round12(median(known))
+    assert how == "p95", how
+    known.sort()  # the smallest value that at least 95 % do not exceed
+    return known[-(-95 * len(known) // 100) - 1]
+
+
 # --- the sketch (numerics 7) ---------------------------------------------------------------------
 
 PER_OCTAVE = 32

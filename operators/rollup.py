@@ -7,15 +7,14 @@ missing; sums are correctly rounded.  Build plan 15.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from hashlib import blake2b
-from math import fsum
 from operator import itemgetter
 from typing import Any
 
 import msgspec
 
-from operators.formulas.elementary import mean, median, round12
+from operators import kernel
 from operators.records import DQ_OK, DQ_STALE, Columns
 from packs.schema import FeaturePack
 
@@ -23,8 +22,8 @@ VOLUME = "v_total_m_1"
 IMBALANCE = "obi_top5_mean_m_1"
 BOOK_MISSING = "book_missing"
 OI_STALE = "oi_stale"
-# Folds that say nothing when too many parts lack the value (build plan 15.2, microstructure).
-_NEED_COVERAGE = ("mean", "median", "p95")
+# Where no formula of its own makes a column of a longer bar.
+_FOLDS = ("first", "last", "last_known", "min", "max", "sum", "mean", "median", "p95")
 
 
 class Part(msgspec.Struct, array_like=True):
@@ -49,8 +48,8 @@ class Folder:
     def __init__(self, features: FeaturePack) -> None:
         self._policy = features.rollup
         folded = [c for c in features.columns if c.rollup in _FOLDS and c.status == "active"]
-        self._columns = tuple((column.name, str(column.rollup)) for column in folded)
-        self.layout = tuple(name for name, _ in self._columns)
+        self.layout = tuple(column.name for column in folded)
+        self._folds = tuple(str(column.rollup) for column in folded)
         self.digest = blake2b("\n".join(self.layout).encode(), digest_size=8).hexdigest()
         self._read = itemgetter(*self.layout)
         self._volume = self.layout.index(VOLUME)
@@ -88,30 +87,21 @@ class Folder:
         lacking = max(expected - len(parts), 0)
         enough = expected - self._policy.stale_share * expected
         last = parts[-1] if parts and parts[-1].label_ms == label_ms else None
-        columns: Columns = {}
-        rows = [part.values for part in parts] or [[None] * len(self._columns)]
-        for index, ((name, fold), values) in enumerate(
-            zip(self._columns, zip(*rows, strict=True), strict=True)
-        ):
-            if fold == "last":
-                columns[name] = None if last is None else last.values[index]
-                continue
-            known = [value for value in values if value is not None] if None in values else values
-            short = fold == "sum" and self._is_short(parts, index)
-            scarce = fold in _NEED_COVERAGE and len(known) <= enough
-            columns[name] = _FOLDS[fold](known) if known and not (short or scarce) else None
+        rows = [part.values for part in parts]
+        columns: Columns = kernel.fold(
+            rows,
+            None if last is None else last.values,
+            self.layout,
+            self._folds,
+            self._volume,
+            enough,
+        )
         columns["minutes_not_ok"] = lacking * part_min
         columns["minutes_missing"] = lacking * part_min
         for part in parts:
             columns["minutes_not_ok"] += part.minutes_not_ok
             columns["minutes_missing"] += part.minutes_missing
         return columns, self._reasons(columns, parts, last, minutes=expected * part_min)
-
-    def _is_short(self, parts: Sequence[Part], index: int) -> bool:
-        """Tell whether a part with a known volume lacks the value that is summed."""
-        return any(
-            part.values[index] is None and part.values[self._volume] is not None for part in parts
-        )
 
     def _reasons(
         self, columns: Columns, parts: Sequence[Part], last: Part | None, *, minutes: int
@@ -134,50 +124,3 @@ class Folder:
         ):
             reasons.append(BOOK_MISSING)
         return reasons
-
-
-# --- folds over the known values, in time order --------------------------------------------------
-
-
-def _first(values: Sequence[Any]) -> Any:
-    return values[0]
-
-
-def _last(values: Sequence[Any]) -> Any:
-    return values[-1]
-
-
-def _sum(values: Sequence[Any]) -> Any:
-    if isinstance(values[0], int):
-        total = 0
-        for value in values:
-            total += value
-        return total
-    return round12(fsum(values))
-
-
-def _mean(values: Sequence[float]) -> float:
-    return round12(mean(values))
-
-
-def _median(values: Sequence[float]) -> float:
-    return round12(median(values))
-
-
-def _p95(values: Sequence[float]) -> float:
-    """Return the smallest value that at least 95 % do not exceed."""
-    ordered = sorted(values)
-    return ordered[-(-95 * len(ordered) // 100) - 1]
-
-
-_FOLDS: dict[str, Callable[[Sequence[Any]], Any]] = {
-    "first": _first,
-    "last": _last,
-    "last_known": _last,
-    "min": min,
-    "max": max,
-    "sum": _sum,
-    "mean": _mean,
-    "median": _median,
-    "p95": _p95,
-}
