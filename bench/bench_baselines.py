@@ -33,6 +33,7 @@ from operators.baselines import (
     fresh,
     load,
     restore,
+    stored_checkpoint,
 )
 from operators.formulas.rolling_median import DailyCounts
 from operators.lattice import DAY_MS, MINUTE_MS
@@ -103,7 +104,7 @@ class Subject:
         self.label_ms += self.tf_ms
         before = self._checkpoint(self.values(1)[0])
         self.label_ms -= self.tf_ms
-        return len(msgspec.msgpack.encode(before))
+        return len(msgspec.msgpack.encode(stored_checkpoint(before)))
 
     def _apply(self, x: float) -> None:
         apply(

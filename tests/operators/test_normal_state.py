@@ -320,6 +320,21 @@ def test_a_cut_anywhere_in_an_hour_changes_no_longer_row(cut: int) -> None:
     assert [row.tf for row in found if row.tf != "1m"] == ["15m"] * 4 + ["1h"]
 
 
+def test_what_is_kept_as_bytes_is_never_out_of_date() -> None:
+    """Stored after every phase of two hours: what is read is what is remembered, each time."""
+    first = MIDNIGHT + 9 * HOUR_MS + MINUTE_MS
+    state = grown(first - MINUTE_MS)
+    pieces = set()
+    for one in stream(first, 125):
+        run([one], state)
+        assert SOON_CODEC.decode(SOON_CODEC.encode(state)) == state
+        pieces.add(bytes(state.tfs["15m"].stored.baselines))
+    assert len(pieces) == 1 + 125 // 15
+    other = other_step("spread_p95_m_1")
+    run(stream(first + 125 * MINUTE_MS, 1), state, other)
+    assert other.codec().decode(other.codec().encode(state)) == state
+
+
 # --- damage ---------------------------------------------------------------------------------------
 
 
