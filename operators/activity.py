@@ -68,20 +68,26 @@ def remember(
         return
     missing = (label_ms - past.newest_ms) // MINUTE_MS - 1
     assert missing >= -1, f"asset {uid} sent minute {label_ms} after {past.newest_ms}"
-    if missing < 0:
+    if missing == 0:  # as nearly always
+        past.volumes.append(traded)
+        past.interests.append(held)
+        if len(past.volumes) > policy.l1_min:
+            del past.volumes[: -max(policy.l1_min, VOLUME_MIN)]
+        if len(past.interests) > policy.l2_min:
+            del past.interests[: -policy.l2_min]
+        past.stale_before, past.newest_ms = past.stale_min, label_ms
+    elif missing < 0:
         past.volumes[-1], past.interests[-1] = traded, held
     else:
         _append(past.volumes, traded, missing, 0.0, max(policy.l1_min, VOLUME_MIN))
         _append(past.interests, held, missing, UNKNOWN, policy.l2_min)
-        past.stale_before = 0 if missing else past.stale_min
-        past.newest_ms = label_ms
+        past.stale_before, past.newest_ms = 0, label_ms
     past.stale_min = past.stale_before + 1 if stale else 0
 
 
 def _append(values: list[float], value: float, missing: int, filler: float, limit: int) -> None:
     """Append a value after the minutes that are missing before it; keep the newest `limit`."""
-    if missing:
-        values.extend([filler] * min(missing, limit))
+    values.extend([filler] * min(missing, limit))
     values.append(value)
     if len(values) > limit:
         del values[: len(values) - limit]
@@ -139,7 +145,10 @@ def open_interests(
 def _median_since(past: Past | None, since_ms: int) -> float | None:
     if past is None:
         return None
-    ordered = sorted(_after(past.interests, past.newest_ms, since_ms))
+    lately = _after(past.interests, past.newest_ms, since_ms)
+    if lately.count(UNKNOWN) == len(lately):  # an asset without the feed
+        return None
+    ordered = sorted(lately)
     unknown = bisect_left(ordered, 0.0)
     known = ordered[unknown:] if unknown else ordered
     return median(known) if known else None

@@ -252,7 +252,10 @@ class Context:
 
     def _with_membership(self, state: ContextState, item: RowItem) -> tuple[Row, ...]:
         """Return an asset's rows with its membership, the newest of their timeframes."""
-        membership, rows = universe.membership(state.universe, item.asset_uid), []
+        rows: list[Row] = []
+        if not item.rows:
+            return ()
+        membership = universe.membership(state.universe, item.asset_uid)
         for row in item.rows:
             columns = row.columns.copy()
             columns.update(membership)
@@ -314,11 +317,10 @@ class Context:
 
     def _dispersion(self, rows: list[Row], name: str) -> float | None:
         """Return the dispersion of a column over the rows that know it."""
-        values = []
-        if rows:
-            stored = self._naming.stored(name, rows[0].tf)  # all of one timeframe
-            values = [row.columns.get(stored) for row in rows]
-        value = dispersion([value for value in values if isinstance(value, float)])
+        if not rows:
+            return None
+        stored = self._naming.stored(name, rows[0].tf)  # all of one timeframe
+        value = dispersion([v for row in rows if isinstance(v := row.columns.get(stored), float)])
         return None if value is None else round12(value)
 
     def _leader(
