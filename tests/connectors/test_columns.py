@@ -335,6 +335,31 @@ def test_columns_are_what_records_say(log: Path, made: Columns) -> None:
     assert (book["ask_px_5"], book["ask_sz_5"]) == first.asks[4]
 
 
+@pytest.mark.parametrize("chunk", [1, 10_000])
+def test_holes_are_told_as_they_were_last(chunk: int, tmp_path: Path) -> None:
+    """One that ended in a later chunk than it began in, one said twice, one that stays open."""
+    found = market()
+    for at, start_ms, end_ms in ((99, 7, None), (60, 5, 9), (40, 5, None), (20, 5, None)):
+        now_ms = int(found[at].partition(b" ")[0]) // MS
+        gap = {"start_ms": START_MS + start_ms, "end_ms": end_ms, "cause": "closed"}
+        if end_ms is not None:
+            gap["end_ms"] = START_MS + end_ms
+        found.insert(at, control(now_ms, "alpha.gap", gap))
+    cache = cached(write(tmp_path / "ticks", found), chunk_lines=chunk)
+    ends = {hole.start_ms - START_MS: hole.end_ms for hole in cache.manifest.holes[1:]}
+    assert ends == {5: START_MS + 9, 7: None}
+
+
+def test_assets_come_in_order_from_any_number_of_files(log: Path, tmp_path: Path) -> None:
+    """As the reader of the log has them, not shard by shard."""
+    cache = cached(log, tmp_path / "cache", shards=3)
+    for part in cache.manifest.parts:
+        for items in column_files.read_part(cache.directory, part):
+            uids = [uid for uid, item in items if isinstance(item, Ticks)]
+            assert uids == sorted(uids)
+            assert len(uids) > 1
+
+
 def test_a_snapshot_goes_on_where_it_was_taken(own: Path) -> None:
     """From any stretch of the cache, or line of the log behind it, the rest is the rest."""
     cache = usable(own, columns.place_of(own), FEATURES)
