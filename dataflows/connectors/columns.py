@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -35,6 +36,7 @@ MANIFEST = "manifest.json"
 SUFFIX = ".columns"  # of the directory beside the log
 
 _READ_BYTES = 1 << 20
+_HASHERS = 4  # files that are hashed at a time
 # The text that decides what a line becomes. A cache made by another text is made anew.
 _READERS = {
     "operators": ("feed.py", "layout.py", "lattice.py", "records.py", "wire.py", *UNITS["frames"]),
@@ -224,27 +226,37 @@ def _reason(manifest: Manifest, features: FeaturePack) -> str:
 def stale_segment(manifest: Manifest, log: Path) -> str:
     """Say which file of the log is not as it was, "" if all are."""
     present = files_of(log)
+    present = present[: len(manifest.segments)]
     if len(present) < len(manifest.segments):
         return f"{manifest.segments[len(present)].name} of the log is gone"
-    for segment, path in zip(manifest.segments, present, strict=False):
+    for segment, path in zip(manifest.segments, present, strict=True):
         if plain_name(path) != segment.name or path.stat().st_size != segment.size:
             return f"{segment.name} of the log is another one"
-    for segment, path in zip(manifest.segments, present, strict=False):
-        if sha256_of(path) != segment.sha256:
+    for segment, sha256 in zip(manifest.segments, _digests(present), strict=True):
+        if sha256 != segment.sha256:
             return f"{segment.name} of the log is another one"
     return ""
 
 
 def damaged_file(columns: Columns) -> str:
     """Say which file of a cache is not as it was written, "" if all are."""
-    for file in columns.manifest.files():
-        path = columns.directory / file.path
-        try:
-            if path.stat().st_size != file.size or sha256_of(path) != file.sha256:
-                return f"{file.path} is damaged"
-        except FileNotFoundError:
+    named = list(columns.manifest.files())
+    paths = [columns.directory / file.path for file in named]
+    for file, path in zip(named, paths, strict=True):
+        if not path.exists():
             return f"{file.path} is gone"
+        if path.stat().st_size != file.size:
+            return f"{file.path} is damaged"
+    for file, sha256 in zip(named, _digests(paths), strict=True):
+        if sha256 != file.sha256:
+            return f"{file.path} is damaged"
     return ""
+
+
+def _digests(paths: list[Path]) -> Iterator[str]:
+    """Yield the digests of files; hashing takes a third of the time of a read, so side by side."""
+    with ThreadPoolExecutor(_HASHERS) as pool:
+        yield from pool.map(sha256_of, paths)
 
 
 def assert_ours(directory: Path) -> None:
