@@ -225,8 +225,7 @@ def _reason(manifest: Manifest, features: FeaturePack) -> str:
 
 def stale_segment(manifest: Manifest, log: Path) -> str:
     """Say which file of the log is not as it was, "" if all are."""
-    present = files_of(log)
-    present = present[: len(manifest.segments)]
+    present = files_of(log)[: len(manifest.segments)]
     if len(present) < len(manifest.segments):
         return f"{manifest.segments[len(present)].name} of the log is gone"
     for segment, path in zip(manifest.segments, present, strict=True):
