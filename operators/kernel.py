@@ -1274,14 +1274,17 @@ def key(x: float, x_zero: float) -> int:
 
 
 def ints_of(values: array[int]) -> array[int]:  # plain form only
+    """Return an array in the form in which loops read it."""  # plain form only
     return values  # plain form only
 
 
 def doubles_of(values: array[float]) -> array[float]:  # plain form only
+    """Return an array in the form in which loops read it."""  # plain form only
     return values  # plain form only
 
 
 def place_of(keys: array[int], count: int, k: int) -> int:  # plain form only
+    """Return how many keys are below one, of `count` ascending."""  # plain form only
     return bisect_left(keys, k)  # plain form only
 
 
@@ -1346,6 +1349,7 @@ def rank_at(sketch: Sketch, k: int) -> float:
 
 # From the back, where the heavy bins are: the same bits, a quarter faster.
 def sum_of_first(values: array[float], count: int) -> float:  # plain form only
+    """Return the sum of the first values, correctly rounded."""  # plain form only
     return fsum(reversed(values[:count]))  # plain form only
 
 

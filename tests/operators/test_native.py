@@ -538,6 +538,7 @@ def test_differential_the_whole_of_a_row(days: int) -> None:
 def _rows_and_states(days: int) -> list[bytes]:
     """Return rows and states of a log as bytes, of the form whose modules are imported now."""
     row, msgpack = import_module("bench.bench_row"), import_module("msgspec").msgpack
+    records = import_module("operators.records")
     subject = row.Subject(days, 34)
     assemble, normalize = row.Assemble(subject.packs.features), row.Normalize(subject.packs)
     codec = normalize.codec()
@@ -551,8 +552,8 @@ def _rows_and_states(days: int) -> list[bytes]:
             if bar.bar is not None:  # as if something had come late
                 old = bar.bar
                 columns = {**old.columns, "v_total_m_1": old.columns["v_total_m_1"] + 1.0}
-                again = row.Bar(old.asset_uid, old.symbol, old.exchange_ts_ms, 1, columns)
-                item = row.BarItem(bar.phase, bar.asset_uid, again)
+                again = records.Bar(old.asset_uid, old.symbol, old.exchange_ts_ms, 1, columns)
+                item = records.BarItem(bar.phase, bar.asset_uid, again)
                 found.extend(msgpack.encode(out) for out in normalize.step(state, item))
                 found.append(codec.encode(state))
     return found
