@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import orjson
 from bytewax.inputs import FixedPartitionedSource, Source
+from bytewax.outputs import FixedPartitionedSink, Sink
 from bytewax.testing import cluster_main
 from pydantic import BaseModel
 
@@ -21,6 +22,7 @@ from dataflows.connectors.clock import SystemClock
 from dataflows.connectors.columns import Columns
 from dataflows.connectors.columns_source import ColumnsSource
 from dataflows.connectors.pacing import Paced
+from dataflows.connectors.range_source import BarsRange, LogRange, Within
 from dataflows.connectors.source import CHUNK_LINES, HoleLog, Item, LogSource, SourceState
 from dataflows.connectors.topics import (
     EVENT_PRODUCTS,
@@ -29,6 +31,7 @@ from dataflows.connectors.topics import (
     RowsAndFramesSink,
 )
 from dataflows.live import Sinks, build, build_from_bars
+from dataflows.ranges import Part
 from operators.modes import Run
 from operators.normalize import features_in_use
 from packs.loader import Packs
@@ -53,6 +56,7 @@ class Summary:
     """What a replay read and wrote. `dropped` counts what the reader could not use, by reason.
 
     read_from : the log, its columnar cache, or bars.
+    range : of a part of the source, what was written and from where it was read; else None.
     written_to : servers that took the products beside the files, by kind, and how much they hold.
     """
 
@@ -63,6 +67,7 @@ class Summary:
     products: dict[str, Product]
     dropped: dict[str, int] = field(default_factory=dict)
     read_from: str = "log"
+    range: dict[str, Any] | None = None
     written_to: dict[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
@@ -120,6 +125,7 @@ def replay(
     extra: Sinks | None = None,
     holes: HoleLog | None = None,
     speed: float | None = None,
+    part: Part | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Summary:
     """Replay a tick log (or a bars file) into `out` and return the summary.
@@ -129,6 +135,7 @@ def replay(
     bars) read at once; the bytes do not depend on it either. run : who hears the events, as in
     production; to see a run in another mode as it was. extra : more sinks.
     holes : is told of the holes of a log. speed : feed time over wall time; None: unbounded.
+    part : the minutes that are written, and where reading begins; the warm-up is not paced.
     on_progress : is told the arrival time, epoch ms, that was reached.
     """
     collect_rarely()
@@ -142,16 +149,22 @@ def replay(
         sinks.market.update(extra.market)
         sinks.published.update(extra.published)
         sinks = sinks._replace(baselines=extra.baselines)
+    if part is not None:
+        sinks = within(sinks, part)
     if bars:
-        minutes = BarsSource(source, BarsCount(), chunk or CHUNK_MINUTES, watch.bars_chunk)
-        flow = build_from_bars(_paced(minutes, speed), packs, sinks, run)
+        count, told = BarsCount(), watch.bars_chunk
+        minutes = BarsSource(source, count, chunk or CHUNK_MINUTES, told)
+        if part is not None:
+            minutes = BarsRange(source, count, chunk or CHUNK_MINUTES, told, part)
+        flow = build_from_bars(_paced(minutes, speed, part), packs, sinks, run)
     else:
-        log = _ticks(source, packs, columns, chunk or CHUNK_LINES, watch, holes)
-        flow = build(_paced(log, speed), packs, sinks, run)
+        log = _ticks(source, packs, columns, chunk or CHUNK_LINES, watch, holes, part)
+        flow = build(_paced(log, speed, part), packs, sinks, run)
     gc.freeze()  # modules and packs are here to stay
     # Also with one worker: `run_main` prints the engine's own stack when a step fails.
     cluster_main(flow, [], 0, worker_count_per_proc=workers)  # type: ignore[no-untyped-call]
-    (out / MADE_OF).write_bytes(msgspec.json.encode(made_of(packs)))
+    if part is None or part.whole:  # a trial's own memory begins with the first row
+        (out / MADE_OF).write_bytes(msgspec.json.encode(made_of(packs)))
     return Summary(
         source=str(source),
         config_hash=packs.config_hash,
@@ -160,7 +173,34 @@ def replay(
         products={name: measure(product_path(out, name)) for name in PRODUCTS},
         dropped=dict(sorted(watch.counts.items())),
         read_from="bars" if bars else "log" if columns is None else "cache",
+        range=None if part is None else range_of([part]),
     )
+
+
+def within(sinks: Sinks, part: Part) -> Sinks:
+    """Return sinks that take the minutes of a part only; baselines are not stored from a part."""
+    return Sinks(
+        market={name: Within(_partitioned(sink), part) for name, sink in sinks.market.items()},
+        published={
+            name: Within(_partitioned(sink), part) for name, sink in sinks.published.items()
+        },
+    )
+
+
+def _partitioned(sink: Sink[Any]) -> FixedPartitionedSink[Any, Any]:
+    assert isinstance(sink, FixedPartitionedSink), sink
+    return sink
+
+
+def range_of(parts: Sequence[Part]) -> dict[str, Any]:
+    """Return what a summary says of parts that follow each other."""
+    told = [part.as_json() for part in parts]
+    return {
+        "from": told[0]["from"],
+        "to": told[-1]["to"],
+        "approximate": not all(part.exact for part in parts),
+        "parts": told,
+    }
 
 
 def made_of(packs: Packs) -> dict[str, Any]:
@@ -185,15 +225,22 @@ def _ticks(
     chunk: int,
     watch: Watch,
     holes: HoleLog | None,
+    part: Part | None,
 ) -> FixedPartitionedSource[Item, bytes]:
     features, told = packs.features, watch.log_chunk
+    if part is not None:
+        assert columns is None
+        return LogRange(source, features, chunk, on_chunk=told, holes=holes, part=part)
     if columns is None:
         return LogSource(source, features, chunk, on_chunk=told, holes=holes)
     return ColumnsSource(source, features, columns, chunk, on_chunk=told, holes=holes)
 
 
-def _paced(source: FixedPartitionedSource[Any, Any], speed: float | None) -> Source[Any]:
-    return source if speed is None else Paced(source, speed, SystemClock())
+def _paced(
+    source: FixedPartitionedSource[Any, Any], speed: float | None, part: Part | None
+) -> Source[Any]:
+    from_ms = (part.from_ms if part is not None else None) or 0
+    return source if speed is None else Paced(source, speed, SystemClock(), from_ms=from_ms)
 
 
 def measure(path: Path) -> Product:

@@ -7,7 +7,7 @@ file has none; a bars file has no quotes, so its close stands in for the mid.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 import msgspec
@@ -60,10 +60,15 @@ def close_minutes(state: BarsState, close_ms: int, bars: Mapping[str, RawBar]) -
     items: list[BarItem] = []
     for label in range(first, close_ms, MINUTE_MS):
         items += _close_minute(state.symbols, label, {})
-    state.symbols += [symbol for symbol in sorted(bars) if symbol not in state.symbols]
+    pass_over(state, close_ms, bars)
     items += _close_minute(state.symbols, close_ms, bars)
-    state.last_ms = close_ms
     return items
+
+
+def pass_over(state: BarsState, close_ms: int, symbols: Iterable[str]) -> None:
+    """Give the symbols of a minute their ids, and take the minute as the last one."""
+    state.symbols += [symbol for symbol in sorted(symbols) if symbol not in state.symbols]
+    state.last_ms = close_ms
 
 
 def _close_minute(symbols: list[str], label: int, bars: Mapping[str, RawBar]) -> list[BarItem]:

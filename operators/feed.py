@@ -138,6 +138,20 @@ class FeedReader:
         self._flush(items)
         return items
 
+    def pass_over(self, line: bytes) -> None:
+        """Take the roster, or a gap, from a line before the one with which reading begins.
+
+        The clock stays where it is, nothing is counted, and every other line means nothing.
+        """
+        try:
+            message, _ = wire.decode(line.partition(b" ")[2])
+        except wire.Reject:
+            return
+        if isinstance(message, wire.Roster | wire.Gap):
+            self._route(message)
+            self._told_holes = []
+            self.state.counts = {}
+
     def take_holes(self) -> list[Hole]:
         """Return the holes that began or ended since this was last asked, as they are now."""
         distinct = {id(hole): hole for hole in self._told_holes}

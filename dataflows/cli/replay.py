@@ -18,6 +18,8 @@ from dataflows.cli.pack_files import DetectorsFile, FeaturesFile, UniverseFile
 from dataflows.cli.places import assert_writable, made_directory
 from dataflows.cli.progress import LogProgress
 from dataflows.cli.record import messages_on_stderr
+from dataflows.cli.replay_parts import TELL_EVERY, Job, replay_parts
+from dataflows.cli.replay_range import WARMUP, Asked, PartsProgress
 from dataflows.cli.replay_to import DEFAULT_SCHEMA, Given, servers, written_to
 from dataflows.cli.screen import AsJson, put_json, say
 from dataflows.connectors.bars_source import CHUNK_MINUTES
@@ -96,6 +98,21 @@ def run(
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Read the log itself; the bytes are the same.")
     ] = False,
+    since: Annotated[
+        str | None,
+        typer.Option("--from", metavar="TIME", help="ISO time: write the minutes after it only."),
+    ] = None,
+    until: Annotated[
+        str | None,
+        typer.Option("--to", metavar="TIME", help="ISO time: write the minutes up to it only."),
+    ] = None,
+    warmup: Annotated[
+        str, typer.Option(metavar="8d|24h|30m", help="Read so long before what is written.")
+    ] = WARMUP,
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, max=WORKERS_MAX, help="Cut the range into so many processes."),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -106,20 +123,37 @@ def run(
     give the same bytes, in the tables and the topic too; there the events say `replay_of`. A schema
     holds replays of one configuration. A columnar cache (`alpha compact`) is read in place of the
     log if every byte of both is as it was.
+
+    With --from, or several --jobs, reading begins --warmup before what is written: the bytes are
+    then near those of the whole, not the same, and the summary says so (docs/ranges.md).
     """
     settings = Settings.from_env()
     given = Given(database, schema, replace, kafka)
+    asked = Asked.of(since, until, warmup, jobs)
+    if asked is not None and (database or kafka):
+        raise typer.BadParameter("--from, --to and --jobs write files, not servers")
+    if jobs is not None and (workers > 1 or speed is not None):
+        raise typer.BadParameter("--jobs goes with neither --workers nor --speed")
     packs = load_packs(features, detectors, universe)
     span = checked_source(source, bars=bars)
+    parts = None if asked is None else asked.parts(source, span, bars=bars)
     checked_out(out)
     if speed is None:
         unit, usual = ("minutes", CHUNK_MINUTES) if bars else ("lines", CHUNK_LINES)
     else:
         unit, usual = ("minutes", PACED_MINUTES) if bars else ("lines", PACED_LINES)
     chunk = chunk or usual
-    if cache is not None and (bars or no_cache):
-        raise typer.BadParameter("--cache goes with neither --no-cache nor --bars")
-    columns = None if bars or no_cache else found_cache(source, cache, packs)
+    if cache is not None and (bars or no_cache or asked is not None):
+        raise typer.BadParameter("--cache goes with neither --no-cache, --bars nor a range")
+    if parts is not None and len(parts) > 1:
+        job = Job(source, features, detectors, universe, bars, chunk, Run(mode))
+        each = chunk * TELL_EVERY
+        with messages_on_stderr(), PartsProgress(parts, unit, each, span, quiet=quiet) as told:
+            put_json(replay_parts(job, out, parts, told).as_json())
+        return
+    part = parts[0] if parts is not None else None
+    reads_log = bars or no_cache or part is not None
+    columns = None if reads_log else found_cache(source, cache, packs)
     with messages_on_stderr(), servers(given, packs, settings, source.name) as made:
         each = chunk
         if columns is not None:
@@ -137,6 +171,7 @@ def run(
                 extra=made.sinks,
                 holes=made.holes,
                 speed=speed,
+                part=part,
                 on_progress=progress,
             )
         summary = replace_fields(summary, written_to=written_to(made, given, summary))

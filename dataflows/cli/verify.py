@@ -17,7 +17,7 @@ from rich.text import Text
 
 from dataflows.archive import FOREVER_MS, Archive, ArchiveError, Configured, Span, label_of
 from dataflows.cli.failures import INPUT, NOT_IN_ORDER, USAGE, Problem
-from dataflows.cli.given_times import given_ms
+from dataflows.cli.given_times import given_ms, given_seconds
 from dataflows.cli.logs import last_arrival_ns, log_span
 from dataflows.cli.pack_files import DetectorsFile, FeaturesFile, UniverseFile
 from dataflows.cli.record import told_to_stop
@@ -48,8 +48,6 @@ from packs.loader import Packs, load_packs
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 METRIC = "alpha_verify"
-_DURATION = re.compile(r"(\d+)([smhd])")
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _VALUE_CHARS_MAX = 60
 
 
@@ -104,7 +102,7 @@ def run(
         raise Problem("--last and --since: expected one of them, found both", USAGE)
     if mode is not None and mode not in RUN_MODES:
         raise Problem(f"--mode {mode}: expected one of {', '.join(RUN_MODES)}", USAGE)
-    pause_s = None if every is None else _seconds("--every", every)
+    pause_s = None if every is None else given_seconds("--every", every)
     path = log or Settings.from_env().data_dir / TICKS
     log_span(path)
     packs = load_packs(features, detectors, universe)
@@ -183,7 +181,7 @@ def _span(archive: Archive, since: str | None, until: str | None, last: str | No
     if last is not None:
         known = archive.labels()
         newest_ms = until_ms if until_ms is not None else known[1] if known else 0
-        since_ms = newest_ms - _seconds("--last", last) * 1000
+        since_ms = newest_ms - given_seconds("--last", last) * 1000
     if since_ms is None and until_ms is None:
         return None
     return Span(since_ms or 0, until_ms if until_ms is not None else FOREVER_MS)
@@ -229,13 +227,6 @@ def _notes(archive: Archive, ran: Configured | None) -> list[str]:
             for other in earlier_than(archive.configured(), ran)
         ]
     return notes
-
-
-def _seconds(name: str, text: str) -> int:
-    found = _DURATION.fullmatch(text)
-    if found is None or int(found[1]) == 0:
-        raise Problem(f"{name}: expected a duration such as 90s, 30m, 24h, found {text!r}", USAGE)
-    return int(found[1]) * _SECONDS[found[2]]
 
 
 # --- words ---------------------------------------------------------------------------------------

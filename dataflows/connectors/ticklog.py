@@ -332,7 +332,7 @@ class TickLogReader:
         return True
 
     def _name_after(self, name: str) -> str | None:
-        names = sorted({plain_name(p) for p in _segments(self._path)}, key=_order_of)
+        names = _names(self._path)
         return next((n for n in names if not name or _order_of(n) > _order_of(name)), None)
 
     def _open_segment(self, name: str) -> _Open:
@@ -357,8 +357,23 @@ def segments(directory: Path) -> list[Path]:
 
 def newest_position(directory: Path) -> Position:
     """Return the start of the newest segment of a log, where a recorder began last."""
-    names = sorted({plain_name(p) for p in _segments(directory)}, key=_order_of)
+    names = _names(directory)
     return Position(names[-1], 0) if names else Position()
+
+
+def position_before(path: Path, time_ms: int) -> Position:
+    """Return the start of the newest segment that begins before an arrival; of a file, its start.
+
+    A segment's name carries its first arrival.
+    """
+    names = _names(path) if path.is_dir() else []
+    earlier = [name for name in names if int(name.split("-")[1]) < time_ms]
+    return Position(earlier[-1], 0) if earlier else Position()
+
+
+def segments_before(directory: Path, name: str) -> list[Path]:
+    """Return the files of the segments before one of a directory, in their order."""
+    return [path for path in segments(directory) if _order_of(path.name) < _order_of(name)]
 
 
 def open_stream(path: Path) -> ByteStream:
@@ -402,6 +417,11 @@ def _skip(segment: _Open, offset: int) -> None:
 
 def _segments(directory: Path) -> list[Path]:
     return [p for p in directory.iterdir() if _SEGMENT.search(p.name)]
+
+
+def _names(directory: Path) -> list[str]:
+    """Return the names of the segments in their order."""
+    return [plain_name(path) for path in segments(directory)]
 
 
 def plain_name(path: Path) -> str:
