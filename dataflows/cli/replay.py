@@ -107,7 +107,7 @@ def run(
         typer.Option("--to", metavar="TIME", help="ISO time: write the minutes up to it only."),
     ] = None,
     warmup: Annotated[
-        str, typer.Option(metavar="8d|24h|30m", help="Read so long before what is written.")
+        str, typer.Option(metavar="9d|24h|30m", help="Read so long before what is written.")
     ] = WARMUP,
     jobs: Annotated[
         int | None,
