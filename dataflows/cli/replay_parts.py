@@ -68,6 +68,7 @@ def replay_parts(
     on_progress(part, reached_ms) is told how far each is. Raises `Problem` with the first failure
     of a part, after the others have been ended.
     """
+    out.mkdir(parents=True, exist_ok=True)
     (out / MADE_OF).unlink(missing_ok=True)
     folders = [out / PARTS / str(number) for number in range(len(parts))]
     shutil.rmtree(out / PARTS, ignore_errors=True)
