@@ -8,6 +8,7 @@ frame that it has whatever is detected.  Design 3.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -186,24 +187,18 @@ def count_rows(rates: Rates, table: RowsTable) -> None:
     minute = compute.equal(table.column(TF), TIMEFRAMES.index(MINUTE_TF))
     warm = compute.and_(minute, compute.invert(table.column("warmup")))
     uids, symbols = table.column(UID), table.column("symbol")
-    named = dict(
-        zip(
-            uids.filter(minute).to_pylist(),
-            symbols.filter(minute).to_pylist(),
-            strict=True,
-        )
-    )
+    rows = arrow.table([uids.filter(minute), symbols.filter(minute)], ["uid", "symbol"])
+    last = rows.group_by("uid", use_threads=False).aggregate([("symbol", "last")])
+    named = dict(zip(last["uid"].to_pylist(), last["symbol_last"].to_pylist(), strict=True))
     counts = Counter(dict.fromkeys(named, 0))
     for pair in uids.filter(warm).value_counts():
         counts[pair["values"].as_py()] = pair["counts"].as_py()
     places = compute.indices_nonzero(warm).to_pylist()
     minutes, last_ms, at = 0, 0, 0
     for entry in table.phases:
-        end = entry.first + entry.count
-        if at < len(places) and places[at] < end and entry.minute_ms != last_ms:
+        before, at = at, bisect_left(places, entry.first + entry.count, at)
+        if at > before and entry.minute_ms != last_ms:
             minutes, last_ms = minutes + 1, entry.minute_ms
-        while at < len(places) and places[at] < end:
-            at += 1
     rates.add_time(named, counts, minutes)
 
 
