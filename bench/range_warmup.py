@@ -26,7 +26,7 @@ from packs.loader import load_packs
 START_MS = 1_788_220_800_000  # a midnight
 DAYS, ASSETS = 20, 4
 WARMUPS_H = (0, 6, 24, 48, 96, 192, 216, 288)
-FADING = ("b_", "z_", "q_", "rs_", "is_", "warmup", "universe_rev", "extras")
+FADING = ("b_", "z_", "q_", "rs_", "is_", "warmup", "universe_rev", "extras", "scale_floored")
 UNMEASURED = ("universe_rev", "extras", "q_confidence")
 
 

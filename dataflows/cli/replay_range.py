@@ -87,8 +87,7 @@ def _last_bar_ms(path: Path) -> int | None:
 class PartsProgress:
     """Shows how far several parts have come together; a context manager.
 
-    per_call : items (`unit`) that one call stands for. The time that is shown is where one process
-    would be that had read as much.
+    per_call : items (`unit`) that one call stands for.
     """
 
     def __init__(
@@ -106,12 +105,16 @@ class PartsProgress:
         self._bar = LogProgress("replay", unit, per_call, shown, quiet=quiet)
 
     def __call__(self, part: int, reached_ms: int) -> None:
-        """Take note of the arrival that a part has come to."""
+        """Take note of the arrival that a part has come to, and show it."""
+        self._bar(self.reach(part, reached_ms))
+
+    def reach(self, part: int, reached_ms: int) -> int:
+        """Take note of it; return how far one process would be that had read as much."""
         self._reached[part] = max(reached_ms, self._begun[part])
         done_ms = sum(self._reached) - sum(self._begun)
         if self._total_ms:
             done_ms = min(done_ms, self._total_ms) * self._lasts_ms // self._total_ms
-        self._bar(self._first_ms + done_ms)
+        return self._first_ms + done_ms
 
     def __enter__(self) -> Self:
         self._bar.__enter__()

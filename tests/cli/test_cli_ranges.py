@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import time
@@ -20,6 +21,7 @@ from dataflows.ranges import Part
 from fixtures.market import Scenario
 from operators.lattice import HOUR_MS, MINUTE_MS, iso
 
+PAGE = Path(__file__).parents[2] / "docs" / "ranges.md"
 HEADER = "symbol,close_ms,open,high,low,close,volume_quote"
 START_MS = 1_790_031_600_000  # a full hour
 
@@ -53,6 +55,21 @@ def test_a_range_is_what_lies_within(
     refused = alpha("trial", tmp_path / "o", "--out", tmp_path / "tried")
     assert refused.code != 0
     assert "replay.json" in refused.err
+
+
+@pytest.mark.engine
+def test_the_commands_of_the_page(alpha: Any, small_log: Path, tmp_path: Path) -> None:
+    """Each does what is said beside it."""
+    (tmp_path / "LOG").symlink_to(small_log)
+    found = []
+    for line in PAGE.read_text().split("```")[1].strip().splitlines():
+        ran = alpha(*shlex.split(line, comments=True)[1:])
+        assert ran.code == 0, (line, ran.err)
+        part = ran.json["range"]["parts"][0]
+        found.append(
+            (ran.json["products"]["rows"]["count"], part["read_from"], ran.err.count("\n"))
+        )
+    assert found == [(4, None, 0), (8, "2026-09-21T14:16:00Z", 0), (12, None, 1)]
 
 
 @pytest.mark.engine
@@ -148,15 +165,16 @@ def test_progress_is_that_of_all_parts() -> None:
     """As far as one process would be that had read as much."""
     middle_ms = START_MS + 5 * HOUR_MS
     parts = [Part(None, middle_ms), Part(middle_ms, None, middle_ms - HOUR_MS)]
-    told: list[int] = []
-    with PartsProgress(
-        parts, "lines", 1, LogSpan(START_MS, START_MS + 9 * HOUR_MS), quiet=True
-    ) as p:
-        p._bar = told.append  # type: ignore[assignment]
-        p(0, START_MS + 2 * HOUR_MS)
-        p(1, middle_ms + 2 * HOUR_MS)
-        p(0, middle_ms)
-        p(1, START_MS + 9 * HOUR_MS)
-        p._bar = PartsProgress(parts, "lines", 1, LogSpan(0, None), quiet=True)._bar
+    span = LogSpan(START_MS, START_MS + 9 * HOUR_MS)
+    progress = PartsProgress(parts, "lines", 1, span, quiet=False)
+    told = [
+        progress.reach(part, at_ms)
+        for part, at_ms in (
+            (0, START_MS + 2 * HOUR_MS),
+            (1, middle_ms + 2 * HOUR_MS),
+            (0, middle_ms),
+            (1, START_MS + 9 * HOUR_MS),
+        )
+    ]
     hours = [(at - START_MS) / HOUR_MS for at in told]
     assert hours == pytest.approx([1.8, 4.5, 7.2, 9.0])
