@@ -44,7 +44,7 @@ from dataflows.connectors.columns import (
     segment_of,
     stale_segment,
 )
-from dataflows.connectors.source import CHUNK_LINES, feed_reader
+from dataflows.connectors.source import REPLAY_LINES, feed_reader
 from dataflows.connectors.ticklog import Position, TickLogReader, open_stream, plain_name
 from operators.feed import FeedState, Hole, Item
 from operators.lattice import HOUR_MS
@@ -75,7 +75,7 @@ def compact(
     *,
     shards: int = 1,
     whole: bool = False,
-    chunk_lines: int = CHUNK_LINES,
+    chunk_lines: int = REPLAY_LINES,
     on_progress: Callable[[int], None] | None = None,
 ) -> Compaction:
     """Bring the cache of a log up to date; where there is none that fits, make it anew.

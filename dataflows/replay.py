@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,7 +22,7 @@ from dataflows.connectors.columns import Columns
 from dataflows.connectors.columns_source import ColumnsSource
 from dataflows.connectors.pacing import Paced
 from dataflows.connectors.range_source import BarsRange, LogRange, Within
-from dataflows.connectors.source import CHUNK_LINES, HoleLog, Item, LogSource, SourceState
+from dataflows.connectors.source import REPLAY_LINES, HoleLog, Item, LogSource, SourceState
 from dataflows.connectors.topics import (
     EVENT_PRODUCTS,
     MARKET_PRODUCTS,
@@ -158,9 +157,8 @@ def replay(
             minutes = BarsRange(source, count, chunk or CHUNK_MINUTES, told, part)
         flow = build_from_bars(_paced(minutes, speed, part), packs, sinks, run)
     else:
-        log = _ticks(source, packs, columns, chunk or CHUNK_LINES, watch, holes, part)
+        log = _ticks(source, packs, columns, chunk or REPLAY_LINES, watch, holes, part)
         flow = build(_paced(log, speed, part), packs, sinks, run)
-    gc.freeze()  # modules and packs are here to stay
     # Also with one worker: `run_main` prints the engine's own stack when a step fails.
     cluster_main(flow, [], 0, worker_count_per_proc=workers)  # type: ignore[no-untyped-call]
     if part is None or part.whole:  # a trial's own memory begins with the first row

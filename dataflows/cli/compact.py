@@ -15,7 +15,7 @@ from dataflows.cli.replay import checked_source
 from dataflows.cli.screen import AsJson, put, put_json, say, shown_size
 from dataflows.compaction import Compaction, compact
 from dataflows.connectors.columns import Columns, place_of, usable
-from dataflows.connectors.source import CHUNK_LINES
+from dataflows.connectors.source import REPLAY_LINES
 from packs.loader import load_packs
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -59,7 +59,7 @@ def run(
             raise Problem(f"{directory}: {found or 'no cache is there'}", NOT_IN_ORDER)
         _show(log, found, {"did": "checked"}, as_json)
         return
-    with LogProgress("compact", "lines", CHUNK_LINES, span, quiet=quiet) as progress:
+    with LogProgress("compact", "lines", REPLAY_LINES, span, quiet=quiet) as progress:
         done = compact(log, directory, pack, shards=shards, whole=whole, on_progress=progress)
     if done.rebuilt:
         say(f"{directory}: made anew: {done.rebuilt}")

@@ -46,7 +46,7 @@ from dataflows.cli.tables import events_table
 from dataflows.connectors.database import Database
 from dataflows.connectors.embedded_postgres import PostgresError
 from dataflows.connectors.migrate import MigrationError
-from dataflows.connectors.source import CHUNK_LINES
+from dataflows.connectors.source import REPLAY_LINES
 from dataflows.live import Sinks
 from dataflows.replay import REPLAY, Summary, replay
 from fixtures.market import Scenario, default_assets, demo_scenario, truth
@@ -195,7 +195,7 @@ def _replay(
     if not quiet:
         say(f"replaying {manifest.lines:,} lines ...")
     span = LogSpan(manifest.first_ms, manifest.last_ms)
-    with LogProgress("replay", "lines", CHUNK_LINES, span, quiet=quiet) as progress:
+    with LogProgress("replay", "lines", REPLAY_LINES, span, quiet=quiet) as progress:
         return replay(log_of(directory), directory, packs, extra=sinks, on_progress=progress)
 
 

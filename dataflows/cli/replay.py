@@ -25,7 +25,7 @@ from dataflows.cli.screen import AsJson, put_json, say
 from dataflows.connectors.bars_source import CHUNK_MINUTES
 from dataflows.connectors.columns import Columns, place_of, usable
 from dataflows.connectors.pacing import PACED_LINES, PACED_MINUTES
-from dataflows.connectors.source import CHUNK_LINES
+from dataflows.connectors.source import REPLAY_LINES
 from dataflows.importing.bars import read_bars
 from dataflows.replay import PRODUCTS, REPLAY, product_path, replay
 from dataflows.settings import Settings
@@ -139,7 +139,7 @@ def run(
     parts = None if asked is None else asked.parts(source, span, bars=bars)
     checked_out(out)
     if speed is None:
-        unit, usual = ("minutes", CHUNK_MINUTES) if bars else ("lines", CHUNK_LINES)
+        unit, usual = ("minutes", CHUNK_MINUTES) if bars else ("lines", REPLAY_LINES)
     else:
         unit, usual = ("minutes", PACED_MINUTES) if bars else ("lines", PACED_LINES)
     chunk = chunk or usual

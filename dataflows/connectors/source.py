@@ -21,6 +21,7 @@ from packs.schema import FeaturePack
 
 PARTITION = "log"
 CHUNK_LINES = 2000
+REPLAY_LINES = 20_000  # of a log that is all there: fewer, larger micro-batches
 
 Item = tuple[str, Ticks | Boundary]
 
