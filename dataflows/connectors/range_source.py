@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 import msgspec
+import numpy as np
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from dataflows.connectors.bars_source import BarsCount, BarsPartition, BarsSource
@@ -36,6 +37,8 @@ SKIP_LINES = 20_000  # passed over at once
 _NS = 1_000_000
 _STAMP_DIGITS = 19  # of every stamp from 2001 on
 Minute = tuple[int, dict[str, BarRow]]
+_NEWLINE = ord("\n")
+_DIGITS = np.arange(_STAMP_DIGITS)
 _MARKS = (b'"alpha.roster"', b'"alpha.gap"')
 
 
@@ -179,6 +182,8 @@ class LogRangePartition(LogPartition):
         if not self._marks_ms:
             return block, b""
         mark_ns = self._marks_ms[0] * _NS
+        if not _may_reach(block, mark_ns + 1):
+            return block, b""
         lines = block.split(b"\n")[:-1]
         reached = next((k for k, line in enumerate(lines) if _is_from(line, mark_ns + 1)), None)
         if reached is None:
@@ -245,7 +250,12 @@ def _seek(path: Path, start: Position, begin_ms: int) -> _Found:
     with TickLogReader(path, start) as log:
         before = log.position
         while block := log.read_block(SKIP_LINES):
-            lines, marked = block.split(b"\n")[:-1], _has_mark(block)
+            marked = _has_mark(block)
+            if candidate is None and not marked and not _may_reach(block, begin_ns):
+                lines_before += block.count(b"\n")
+                before = log.position
+                continue
+            lines = block.split(b"\n")[:-1]
             for index, line in enumerate(lines):
                 if _is_from(line, begin_ns):
                     if candidate is not None:
@@ -297,6 +307,18 @@ def _seen(path: Path, features: FeaturePack, lines: int) -> list[Asset]:
             reader.read_block(block)
             lines -= block.count(b"\n")
     return reader.state.roster
+
+
+def _may_reach(block: bytes, from_ns: int) -> bool:
+    """Tell whether a line begins with a text that is not before that of a stamp.
+
+    It spares a look at each of the lines: if none does, none `_is_from` the stamp.
+    """
+    data = np.frombuffer(block, np.uint8)
+    starts = np.append(0, np.flatnonzero(data == _NEWLINE)[:-1] + 1)
+    starts = starts[starts <= len(data) - _STAMP_DIGITS]  # shorter ones are not lines of a log
+    texts = data[starts[:, None] + _DIGITS].view(f"S{_STAMP_DIGITS}")
+    return bool((texts >= b"%d" % from_ns).any())
 
 
 def _has_mark(text: bytes) -> bool:
