@@ -42,8 +42,8 @@ live: $(READY) ## connect to the public venue and run; goes on where it was stop
 replay: $(READY) ## replay a tick log: make replay LOG=path OUT=dir
 	$(BIN)/alpha replay "$(LOG)" --out "$(OUT)"
 
-test: $(READY) ## the whole test suite
-	$(BIN)/python -m pytest
+test: $(READY) ## the whole test suite, in two processes
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 fast: $(READY) ## the tests that need no engine and no server
 	$(BIN)/python -m pytest -m "not engine and not slow and not service"
