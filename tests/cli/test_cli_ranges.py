@@ -123,7 +123,12 @@ def test_no_process_is_left_behind(
     command = alpha_command(
         "replay", "--bars", bars_file, "--out", out, "--jobs", 2, "--warmup", "1h"
     )
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=_hear_interrupts,
+    )
     try:
         parts = [out / ".parts" / name / "rows.ndjson" for name in "01"]
         _wait_for(lambda: all(part.exists() and part.stat().st_size for part in parts))
@@ -139,6 +144,11 @@ def test_no_process_is_left_behind(
         assert process.returncode == INTERRUPTED
         assert b"Traceback" not in err
         assert not (out / ".parts").exists()
+
+
+def _hear_interrupts() -> None:
+    """Undo what a shell does to a job in the background: it is deaf to Ctrl-C, and its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _wait_for(condition: Callable[[], bool]) -> None:
