@@ -38,6 +38,8 @@ IMPLICIT_UID_BASE = 2_000_000_000
 IMPLICIT_ASSETS_MAX = 10_000
 # The clock's skew is judged by the third-smallest delay, so that two damaged times mean nothing.
 DELAYS_KEPT = 3
+# Read by operators/frames.pyx, where that is compiled.
+_FRAMES = native.compiled("frames")
 FAST_CHANNELS = ("bbo", "trades", "l2Book", "activeAssetCtx")
 _PACK: dict[str, Callable[[Any], bytes]] = {
     "trades": pack_trade,
@@ -102,10 +104,9 @@ class FeedReader:
         self._pending: dict[int, Ticks] = {}
         self._told_holes: list[Hole] = []
         self._closing_ns = 0  # no minute closes before the clock reaches this
-        frames = native.compiled("frames")
         self._fast = None
-        if frames is not None:
-            self._fast = frames.Lines(arrival_jump_gap_ms * 1_000_000, Ticks, DELAYS_KEPT)
+        if _FRAMES is not None:
+            self._fast = _FRAMES.Lines(arrival_jump_gap_ms * 1_000_000, Ticks, DELAYS_KEPT)
         self._routes: dict[type, Callable[[Any, int], None]] = {
             wire.WireBbo: self._on_quote,
             wire.WireTrades: self._on_trades,
@@ -325,15 +326,13 @@ class FeedReader:
         """Route by every roster known: frames of a coming asset arrive before its first minute."""
         known = [*self.state.roster, *(a for _, r in self.state.rosters_ahead for a in r)]
         self._uid_of = {asset.symbol: asset.asset_uid for asset in known}
-        self._uids = frozenset(self._uid_of.values())
+        self._uids = set(self._uid_of.values())
         if self._fast is not None:
-            self._fast.route(*(self._ids_on(channel) for channel in FAST_CHANNELS))
-
-    def _ids_on(self, channel: str) -> dict[str, int]:
-        """Return the ids of coins whose frames of a channel need no word about their roster."""
-        if self.state.has_roster:
-            return self._uid_of
-        return {a.symbol: a.asset_uid for a in self.state.roster if channel in a.channels}
+            self._fast.forget()
+            for asset in known:
+                listed = FAST_CHANNELS if self.state.has_roster else asset.channels
+                for channel in listed:
+                    self._fast.learn(channel, asset.symbol, self._uid_of[asset.symbol])
 
     def _on_roster(self, message: wire.Roster, now_ns: int) -> None:
         state, roster = self.state, message.data
@@ -365,11 +364,15 @@ class FeedReader:
                 return None
             uid = IMPLICIT_UID_BASE + len(roster)
             roster.append(Asset(uid, coin, (channel,)))
-            self._index_roster()
+            self._uid_of[coin] = uid
+            self._uids.add(uid)
         elif channel not in (asset := roster[uid - IMPLICIT_UID_BASE]).channels:
             seen = tuple(sorted((*asset.channels, channel)))
             roster[uid - IMPLICIT_UID_BASE] = Asset(uid, coin, seen)
-            self._index_roster()
+        else:
+            return uid
+        if self._fast is not None:
+            self._fast.learn(channel, coin, uid)
         return uid
 
     # --- frames ------------------------------------------------------------------------------

@@ -401,7 +401,7 @@ cdef class Lines:
     cdef long long jump_ns, batch
     cdef object make
     cdef Py_ssize_t kept
-    cdef dict quotes, trades, books, contexts, pending
+    cdef dict quotes, trades, books, contexts, pending, made
     cdef TradeRecord[TRADES_MAX] found
     cdef list targets
 
@@ -412,17 +412,28 @@ cdef class Lines:
         self.batch = 0
         self.pending = None
         self.targets = [None] * TRADES_MAX
-        self.quotes = self.trades = self.books = self.contexts = {}
+        self.forget()
 
-    def route(self, dict quotes, dict trades, dict books, dict contexts):
-        """Take the ids of coins, by name, for each channel."""
-        made = {}
+    def forget(self):
+        """Know no coin any more."""
+        self.made = {}  # by id, whatever the channel
+        self.quotes, self.trades, self.books, self.contexts = {}, {}, {}, {}
 
-        def targets(ids):
-            return {coin.encode(): made.setdefault(uid, Target(uid)) for coin, uid in ids.items()}
-
-        self.quotes, self.trades = targets(quotes), targets(trades)
-        self.books, self.contexts = targets(books), targets(contexts)
+    def learn(self, str channel, str coin, uid):
+        """Take the id of a coin whose frames of a channel are read from now on."""
+        cdef dict targets = self.contexts
+        if channel == "bbo":
+            targets = self.quotes
+        elif channel == "trades":
+            targets = self.trades
+        elif channel == "l2Book":
+            targets = self.books
+        else:
+            assert channel == "activeAssetCtx", channel
+        target = self.made.get(uid)
+        if target is None:
+            target = self.made[uid] = Target(uid)
+        targets[coin.encode()] = target
 
     cdef Target target(self, dict targets, Text coin, Py_ssize_t size):
         """Return where the ticks of a coin go, or None if nobody knows it."""
