@@ -76,29 +76,18 @@ def _times_decode(found: Document, name: str) -> str:
     return "" if times is None else f"{times:.3g}"
 
 
-def _shares(found: Document) -> str:
-    rounds = [x for x in found["contenders"].get("stages", ()) if "shares" in x]
+def _shares(found: Document, contender: str, title: str, least: float) -> str:
+    """Return seconds and share by name of a contender that measures its parts."""
+    rounds = [x for x in found["contenders"].get(contender, ()) if "shares" in x]
     if not rounds:
         return "Not measured.\n"
-    last = rounds[-1]
+    seconds, shares = rounds[-1][contender], rounds[-1]["shares"]
     lines = [
-        f"| {name} | {last['stages'][name]:.3g} | {share:.1%} |"
-        for name, share in last["shares"].items()
+        f"| `{name}` | {seconds[name]:.3g} | {share:.1%} |"
+        for name, share in shares.items()
+        if share >= least
     ]
-    return _table("| step | seconds | share |", lines)
-
-
-def _operators(found: Document) -> str:
-    rounds = [x for x in found["contenders"].get("operators", ()) if "shares" in x]
-    if not rounds:
-        return "Not measured.\n"
-    last = rounds[-1]
-    lines = [
-        f"| `{name}` | {seconds:.3g} | {last['shares'][name]:.1%} |"
-        for name, seconds in last["operators"].items()
-        if last["shares"][name] >= SHOWN_SHARE
-    ]
-    return _table("| operator | seconds | share |", lines)
+    return _table(f"| {title} | seconds | share |", lines)
 
 
 def _snapshots(found: Document) -> str:
@@ -161,8 +150,8 @@ BLOCKS: dict[str, Callable[[Document], str]] = {
     "machine": _machine,
     "figures": _figures,
     "contenders": _contenders,
-    "stages": _shares,
-    "operators": _operators,
+    "stages": lambda found: _shares(found, "stages", "step", 0.0),
+    "operators": lambda found: _shares(found, "operators", "operator", SHOWN_SHARE),
     "snapshots": _snapshots,
     "capacity": _capacity,
 }
