@@ -21,6 +21,8 @@ from operators.records import DQ_OK, Bar, BarItem, Columns, Phase
 SOURCE = "bars"
 # A hole longer than this is skipped: its minutes get no rows and are counted.
 HOLE_MS_MAX = 7 * 86_400_000
+# At its ends the rows of longer bars leave, with the final phase: that of the shortest of them.
+LONGER_MS = 15 * MINUTE_MS
 
 
 class RawBar(Protocol):
@@ -51,7 +53,8 @@ class BarsState(msgspec.Struct):
 
 
 def close_minutes(state: BarsState, close_ms: int, bars: Mapping[str, RawBar]) -> list[BarItem]:
-    """Return the items of every minute up to and including `close_ms`, sealed and final."""
+    """Return the items of every minute up to and including `close_ms`: sealed, and final where a
+    longer bar ends; nothing amends an imported bar, so elsewhere that would say nothing."""
     assert close_ms > state.last_ms, f"minute {close_ms} after {state.last_ms}"
     first = state.last_ms + MINUTE_MS if state.last_ms else close_ms
     if close_ms - first > HOLE_MS_MAX:
@@ -72,13 +75,15 @@ def pass_over(state: BarsState, close_ms: int, symbols: Iterable[str]) -> None:
 
 
 def _close_minute(symbols: list[str], label: int, bars: Mapping[str, RawBar]) -> list[BarItem]:
-    sealed = Phase(label, False, len(symbols), label)
-    final = Phase(label, True, len(symbols), label)
+    alone = label % LONGER_MS != 0
+    sealed = Phase(label, False, len(symbols), label, alone=alone)
     stamped, items = _stamped(label), []
     for uid, symbol in enumerate(symbols):
         bar = Bar(uid, symbol, label, 0, _filled(stamped.copy(), bars.get(symbol)))
         items.append(BarItem(sealed, uid, bar))
-    items += [BarItem(final, uid, None) for uid in range(len(symbols))]
+    if not alone:
+        final = Phase(label, True, len(symbols), label)
+        items += [BarItem(final, uid, None) for uid in range(len(symbols))]
     return items
 
 

@@ -133,9 +133,10 @@ class Normalize:
         begins = not state.symbol and not state.resets  # neither resumed nor lost in storage
         if begins and self._warm is not None and item.bar is not None:
             self._begin_warm(state, item.asset_uid, item.bar.exchange_ts_ms, self._warm)
-        rows = [] if item.bar is None else [self._minute(state, item.bar)]
+        phase = item.phase
+        rows = [] if item.bar is None else [self._minute(state, item.bar, undone=not phase.alone)]
         baselines: tuple[BaselineState, ...] = ()
-        if item.phase.final:
+        if phase.final or phase.alone:
             state.undo = None
             rows += self._longer(state, item)
             if state.reported:
@@ -144,7 +145,7 @@ class Normalize:
                 baselines = handed_out(
                     state, item.asset_uid, self._features.feature_pack, self._sources
                 )
-        return [RowItem(item.phase, item.asset_uid, tuple(rows), baselines=baselines)]
+        return [RowItem(phase, item.asset_uid, tuple(rows), (), baselines)]
 
     def _begin_warm(self, state: NormaliseState, uid: int, label: int, warm: Warm) -> None:
         """Give an asset that begins the baselines that are stored of it.
@@ -169,13 +170,13 @@ class Normalize:
 
     # --- the minute --------------------------------------------------------------------------
 
-    def _minute(self, state: NormaliseState, bar: Bar) -> Row:
+    def _minute(self, state: NormaliseState, bar: Bar, *, undone: bool) -> Row:
+        """Return the row of a bar; undone : it may yet be taken back."""
         fixed, own, label = self._tfs[MINUTE_TF], state_of(state, MINUTE_TF), bar.exchange_ts_ms
-        lost = any(reset.tf == ALL for reset in state.resets) and not own.last_ms
-        if bar.revision > 0 and not lost:  # a state that was lost since the seal begins here
+        if bar.revision > 0 and not _is_lost(state, own):
             take_back(state, own, label)
         state.symbol = bar.symbol
-        state.undo = undo = undo_of(state, own)
+        state.undo = undo = undo_of(state, own) if undone else None
         columns: Columns = fixed.blank.copy()
         columns |= bar.columns
         self._look_back(state, own, label, columns)
@@ -348,6 +349,11 @@ class Normalize:
 
 
 # --- helpers -------------------------------------------------------------------------------------
+
+
+def _is_lost(state: NormaliseState, own: TfState) -> bool:
+    """Tell whether a state was lost since the seal: then it begins with the amendment."""
+    return any(reset.tf == ALL for reset in state.resets) and not own.last_ms
 
 
 def _is_due(state: NormaliseState, item: BarItem) -> bool:

@@ -4,8 +4,9 @@
 
 Every step sends exactly one item per asset and phase, even an empty one, so that a join can count
 (design 3); behind the join, a final phase without a row is MARKET's alone. A phase is one of the
-two closings of a minute: sealed (T + lateness) and final (T + grace). `None` means NULL. Column
-values live in a dict because the feature pack, not this file, says which columns there are.
+two closings of a minute: sealed (T + lateness) and final (T + grace); imported bars have the second
+only where a longer bar ends. `None` means NULL. Column values live in a dict because the feature
+pack, not this file, says which columns there are.
 """
 
 from typing import Any
@@ -113,6 +114,7 @@ class Phase(msgspec.Struct, frozen=True, order=True):
 
     follows : number of the closing before it, so that a join can wait for one of which it has heard
     nothing; 0 where that is not known.
+    alone : no final phase comes after this sealed one: nothing can amend it, no longer bar ends.
     """
 
     minute_ms: int
@@ -120,6 +122,7 @@ class Phase(msgspec.Struct, frozen=True, order=True):
     n_assets: int
     clock_ms: int
     follows: int = 0
+    alone: bool = False
 
     @property
     def number(self) -> int:

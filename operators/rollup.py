@@ -57,15 +57,12 @@ class Folder:
 
     def part_of_minute(self, label_ms: int, columns: Columns) -> Part:
         """Return a final 1m row as a part."""
-        reasons = columns["dq_reasons"]
-        forgiven = all(reason in self._policy.forgiven for reason in reasons)
-        return Part(
-            label_ms,
-            reasons,
-            int(columns["dq_status"] != DQ_OK and not forgiven),
-            int(columns["dq_status"] == DQ_STALE),
-            list(self._read(columns)),
-        )
+        status, reasons = columns["dq_status"], columns["dq_reasons"]
+        not_ok = missing = 0
+        if status != DQ_OK:
+            not_ok = int(not all(reason in self._policy.forgiven for reason in reasons))
+            missing = int(status == DQ_STALE)
+        return Part(label_ms, reasons, not_ok, missing, list(self._read(columns)))
 
     def part_of_bar(self, label_ms: int, columns: Columns) -> Part:
         """Return a row of a longer timeframe as a part of the next."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 
 from operators.bars import HOLE_MS_MAX, BarsState, bar_columns, close_minutes
 from operators.lattice import MINUTE_MS, iso
+from operators.loop import Loop
 from operators.normalize import Normalize
-from operators.records import Bar, BarItem, Columns
+from operators.publish import audit_json, event_json, frame_json, row_json, suppression_json
+from operators.records import Bar, BarItem, Columns, MarketPhase, Published
 from packs.loader import load_packs
 from packs.schema import TIMEFRAMES
 
@@ -57,7 +60,7 @@ def columns_of(raw: Raw | None) -> Columns:
 # --- items ---------------------------------------------------------------------------------------
 
 
-def test_a_minute_is_sealed_and_final() -> None:
+def test_a_quarter_hour_is_sealed_and_final() -> None:
     """Each symbol sends one item for each closing; the final one is empty."""
     items = close(BarsState(), 0, "ETH", "BTC")
     shape = [(i.asset_uid, i.phase.final, i.bar.symbol if i.bar else None) for i in items]
@@ -66,6 +69,57 @@ def test_a_minute_is_sealed_and_final() -> None:
         assert (item.phase.minute_ms, item.phase.n_assets) == (label(0), 2)
         assert item.phase.clock_ms == label(0)
         assert item.bar is None or (item.bar.asset_uid, item.bar.revision) == (item.asset_uid, 0)
+
+
+def test_other_minutes_are_sealed_alone() -> None:
+    """A final phase would say nothing: no amendment comes, and no longer bar ends.
+
+    minute   0 (a full hour)   1 .. 14   15
+    """
+    state = BarsState()
+    for minute in range(16):
+        items = close(state, minute, "BTC", "ETH")
+        ends = minute % 15 == 0
+        assert [item.phase.final for item in items] == [False, False, True, True][
+            : 4 if ends else 2
+        ]
+        assert {item.phase.alone for item in items} == {not ends}
+
+
+def test_a_final_phase_would_say_nothing() -> None:
+    """Rows, frames and events of two hours are those of a run that closes every minute twice."""
+    state, packs, rng = BarsState(), load_packs(), random.Random(7)
+    short, whole = Loop(packs, "test"), Loop(packs, "test")
+    found: list[bytes] = []
+    expected: list[bytes] = []
+    for minute in range(120):
+        close_px = 100.0 * (1.0 + rng.gauss(0.0, 0.01))
+        bars = {s: Raw(close=close_px, volume_quote=rng.uniform(1e4, 1e5)) for s in ("BTC", "ETH")}
+        items = close_minutes(state, label(minute), bars)
+        found += texts(short.bars(items))
+        if items[0].phase.alone:
+            sealed_ = msgspec.structs.replace(items[0].phase, alone=False)
+            final = msgspec.structs.replace(sealed_, final=True)
+            items = [
+                *(msgspec.structs.replace(item, phase=sealed_) for item in items),
+                *(BarItem(final, item.asset_uid, None) for item in items),
+            ]
+        expected += texts(whole.bars(items))
+    assert found == expected
+    assert len(found) > 2 * 120
+
+
+def texts(outputs: list[MarketPhase | Published]) -> list[bytes]:
+    """Return what the phases say, a line each."""
+    lines: list[bytes] = []
+    for output in outputs:
+        if isinstance(output, MarketPhase):
+            lines += [*map(row_json, output.rows), *map(frame_json, output.frames)]
+            lines += audit_json(output)
+        else:
+            lines += map(event_json, output.events)
+            lines += map(suppression_json, output.suppressed)
+    return lines
 
 
 def test_ids_are_given_in_order_of_appearance() -> None:
@@ -102,7 +156,7 @@ def test_missing_minutes_are_closed_one_by_one() -> None:
     close(state, 0, "BTC", "SOL")
     items = close(state, 3, "BTC", "SOL")
     phases = list(dict.fromkeys((item.phase.minute_ms, item.phase.final) for item in items))
-    assert phases == [(label(k), final) for k in (1, 2, 3) for final in (False, True)]
+    assert phases == [(label(k), False) for k in (1, 2, 3)]
     status = {key: columns["dq_status"] for key, columns in sealed(items).items()}
     assert status == {
         **{(k, symbol): "stale" for k in (1, 2) for symbol in ("BTC", "SOL")},
@@ -137,10 +191,10 @@ def test_a_hole_of_more_than_a_week_is_skipped_and_counted(beyond: int, minutes:
     close(state, 0, "BTC")
     last = HOLE_MS_MAX // MINUTE_MS + 1 + beyond
     items = close(state, last, "BTC")
-    assert len(items) == 2 * minutes
+    assert len([item for item in items if not item.phase.final]) == minutes
     assert items[-1].phase.minute_ms == label(last)
     assert state.minutes_skipped == last - minutes
-    assert len(close(state, last + 1, "BTC")) == 2
+    assert not close(state, last + 1, "BTC")[0].phase.final
 
 
 @settings(max_examples=60, deadline=None)
@@ -169,7 +223,11 @@ def test_property_every_minute_is_complete(steps: list[tuple[int, set[str]]], cu
     for item in items:
         by_phase.setdefault((item.phase.minute_ms, item.phase.final), []).append(item)
     first = steps[0][0]
-    wanted = [(label(m), final) for m in range(first, minute + 1) for final in (False, True)]
+    wanted = [
+        (label(m), final)
+        for m in range(first, minute + 1)
+        for final in ((False, True) if m % 15 == 0 else (False,))
+    ]
     assert list(by_phase) == wanted
     names: dict[int, str] = {}
     for (_, final), phase in by_phase.items():
