@@ -2,14 +2,15 @@
 
 Rules of this file: the files depend on the log alone, not on chunks, nor on how often it was
 compacted on the way; parts are cut at closings; of a directory the newest plain segments stay out,
-for they are still being written or packed. Memory holds one part.  Decision 16.
+for they are still being written or packed; bars that do not fit are made anew of the ticks, without
+the log. Memory holds one part.  Decision 16.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -18,31 +19,39 @@ from pathlib import Path
 import msgspec
 import zstandard
 
+from dataflows.connectors.column_bars import Assembler, read_states, write_states
 from dataflows.connectors.column_files import (
     KINDS,
     Closing,
     ColumnsError,
     Content,
+    File,
     Part,
     Stretch,
+    items_of,
     libraries,
     read_part,
     write_part,
 )
 from dataflows.connectors.columns import (
     VERSION,
+    Bars,
     Columns,
     Manifest,
     Segment,
+    assembly,
     assert_ours,
-    damaged_file,
+    damaged_ticks,
     files_of,
     lattice_of,
+    limits_of,
     load,
     readers,
     save,
     segment_of,
     stale_segment,
+    unfit,
+    unfit_bars,
 )
 from dataflows.connectors.source import REPLAY_LINES, feed_reader
 from dataflows.connectors.ticklog import Position, TickLogReader, open_stream, plain_name
@@ -58,7 +67,9 @@ PACKED = ".zst"
 @dataclass(frozen=True)
 class Compaction:
     """What was done. kept : parts that were there already; left_out : files of the log that the
-    cache does not stand for, and why; rebuilt : why an older cache was of no use, "" if none was.
+    cache does not stand for, and why; rebuilt : why an older cache was of no use, "" if none was;
+    assembled : why the bars of parts that were kept were made anew, "" if they were not;
+    without_bars : those that were there were removed, as was asked for.
     """
 
     columns: Columns
@@ -66,6 +77,8 @@ class Compaction:
     kept: int
     left_out: dict[str, str]
     rebuilt: str
+    assembled: str = ""
+    without_bars: bool = False
 
 
 def compact(
@@ -75,13 +88,15 @@ def compact(
     *,
     shards: int = 1,
     whole: bool = False,
+    bars: bool = True,
     chunk_lines: int = REPLAY_LINES,
     on_progress: Callable[[int], None] | None = None,
 ) -> Compaction:
     """Bring the cache of a log up to date; where there is none that fits, make it anew.
 
     shards : files into which the assets of a part are shared. whole : the log is finished, so take
-    in its newest segment too. on_progress : is told the arrival time, epoch ms, that was reached.
+    in its newest segment too. bars : keep minute bars beside the ticks. on_progress : is told the
+    arrival time, epoch ms, that was reached.
     """
     libraries()
     assert_ours(directory)
@@ -93,20 +108,32 @@ def compact(
         old = _older(log, directory, features, shards)
         rebuilt = old if isinstance(old, str) else ""
         base = None if isinstance(old, str) else old
-        if base is not None and len(base.manifest.segments) == len(taken):
-            return Compaction(base, 0, len(base.manifest.parts), left_out, "")
         if base is not None and len(base.manifest.segments) > len(taken):
             base, rebuilt = None, "it stood for a segment that is now left out"
+        anew = _why_anew(base, features) if base is not None and bars else ""
+        removed = base is not None and base.manifest.bars is not None and not bars
+        if base is not None and len(base.manifest.segments) == len(taken) and not (anew or removed):
+            return Compaction(base, 0, len(base.manifest.parts), left_out, "")
         more = taken[len(base.manifest.segments) if base else 0 :]
         segments = [segment_of(path) for path in more]
-        made = _Compactor(directory, features, shards, base)
+        assembler = Assembler(features) if bars else None
+        made = _Compactor(directory, features, shards, assembler)
+        if base is not None:
+            made.go_on(base, keep_bars=not anew)
         made.read(log, more, chunk_lines, on_progress)
         for path, segment in zip(more, segments, strict=True):
             if segment_of(path) != segment:
                 raise ColumnsError(f"{path}: changed while it was read; run again")
         columns = made.finish(segments)
-    kept = len(columns.manifest.parts) - made.written
-    return Compaction(columns, made.written, kept, left_out, rebuilt)
+    known = base.manifest.parts if base is not None else []
+    kept = sum(part in known for part in columns.manifest.parts)
+    written = len(columns.manifest.parts) - kept
+    return Compaction(columns, written, kept, left_out, rebuilt, anew, removed)
+
+
+def _why_anew(base: Columns, features: FeaturePack) -> str:
+    """Say why the bars of a cache that is gone on with must be made anew, "" if they stay."""
+    return "it had none" if base.manifest.bars is None else unfit_bars(base, features)
 
 
 def _left_out(log: Path, present: list[Path], whole: bool) -> dict[str, str]:
@@ -144,13 +171,10 @@ def _older(log: Path, directory: Path, features: FeaturePack, shards: int) -> Co
     if isinstance(found, str):
         return found if any(directory.iterdir()) else ""
     manifest = found.manifest
-    if manifest.readers != readers():
-        return "another version of this program made it"
-    if manifest.lattice != lattice_of(features):
-        return "the feature pack closes minutes at other times"
-    if manifest.shards != shards:
-        return f"it has {manifest.shards} shards"
-    return stale_segment(manifest, log) or damaged_file(found) or found
+    reason = unfit(manifest, features)
+    if not reason and manifest.shards != shards:
+        reason = f"it has {manifest.shards} shards"
+    return reason or stale_segment(manifest, log) or damaged_ticks(found) or found
 
 
 @contextmanager
@@ -170,12 +194,15 @@ class _Compactor:
     """Collects items into parts and writes those that are over."""
 
     def __init__(
-        self, directory: Path, features: FeaturePack, shards: int, base: Columns | None
+        self, directory: Path, features: FeaturePack, shards: int, assembler: Assembler | None
     ) -> None:
         self._directory = directory
         self._features = features
         self._shards = shards
-        self._base = base
+        self._assembler = assembler
+        self._base: Columns | None = None
+        self._bars: list[File] = []
+        self._states: list[dict[int, bytes]] = []  # of assembly, behind the last two parts
         self._parts: list[Part] = []
         self._holes: dict[tuple[int, str], Hole] = {}
         self._state = FeedState()
@@ -185,19 +212,29 @@ class _Compactor:
         self._over = False  # what comes next begins a part
         self._bytes = 0
         self._content = Content()
-        self.written = 0
-        if base is not None:
-            self._go_on(base.manifest)
 
-    def _go_on(self, manifest: Manifest) -> None:
-        """Take up the last part again: it may not have been over."""
+    def go_on(self, base: Columns, *, keep_bars: bool) -> None:
+        """Take up the last part of a cache again: it may not have been over.
+
+        keep_bars : those of the parts before it; else they are made anew.
+        """
+        self._base, manifest = base, base.manifest
         self._state = msgspec.json.decode(msgspec.json.encode(manifest.state), type=FeedState)
         self._tell(manifest.holes)
-        if manifest.parts:
-            *self._parts, last = manifest.parts
-            self._hour_ms, self._number = last.hour_ms, last.number
-            for items in read_part(self._directory, last):
-                self._take(items)
+        if not manifest.parts:
+            return
+        *self._parts, last = manifest.parts
+        if self._assembler is not None and self._parts:
+            if keep_bars and manifest.bars is not None:
+                self._bars = manifest.bars.files[:-1]
+                self._states = [read_states(self._directory, manifest.bars.states[0])]
+                self._assembler.go_on(self._states[0])
+            else:
+                for part in self._parts:
+                    self._assemble(part, read_part(self._directory, part))
+        self._hour_ms, self._number = last.hour_ms, last.number
+        for items in read_part(self._directory, last):
+            self._take(items)
 
     def read(
         self,
@@ -230,6 +267,11 @@ class _Compactor:
             delays_ms=dict(sorted(self._state.delays_ms.items())),
         )
         before = self._base.manifest.segments if self._base is not None else []
+        bars = None
+        if self._assembler is not None:
+            newest = zip(self._parts[-2:], self._states, strict=True)
+            states = [write_states(self._directory, part, known) for part, known in newest]
+            bars = Bars(assembly(), limits_of(self._features), self._bars, states)
         manifest = Manifest(
             version=VERSION,
             readers=readers(),
@@ -239,6 +281,7 @@ class _Compactor:
             parts=self._parts,
             state=state,
             holes=list(self._holes.values()),
+            bars=bars,
         )
         return save(self._directory, manifest)
 
@@ -306,10 +349,14 @@ class _Compactor:
 
     def _write(self) -> None:
         hour_ms = self._first_hour(0) if self._hour_ms is None else self._hour_ms
-        self._parts.append(
-            write_part(self._directory, hour_ms, self._number, self._shards, self._content)
-        )
-        self.written += 1
+        part = write_part(self._directory, hour_ms, self._number, self._shards, self._content)
+        self._parts.append(part)
+        self._assemble(part, items_of(self._content))
+
+    def _assemble(self, part: Part, stretches: Iterable[list[Item]]) -> None:
+        if self._assembler is not None:
+            self._bars.append(self._assembler.write(self._directory, part, stretches))
+            self._states = [*self._states[-1:], self._assembler.states()]
 
     def _tell(self, holes: list[Hole]) -> None:
         """Keep each hole as it was last; one that is over does not open again."""

@@ -19,10 +19,10 @@ from dataflows.collector import collect_rarely
 from dataflows.connectors.bars_source import CHUNK_MINUTES, BarsCount, BarsSource
 from dataflows.connectors.clock import SystemClock
 from dataflows.connectors.columns import Columns
-from dataflows.connectors.columns_source import ColumnsSource
+from dataflows.connectors.columns_source import BATCH_ITEMS, ColumnsSource
 from dataflows.connectors.pacing import Paced
 from dataflows.connectors.range_source import BarsRange, LogRange, Within
-from dataflows.connectors.source import REPLAY_LINES, HoleLog, Item, LogSource, SourceState
+from dataflows.connectors.source import REPLAY_LINES, HoleLog, LogSource, SourceState
 from dataflows.connectors.topics import (
     EVENT_PRODUCTS,
     MARKET_PRODUCTS,
@@ -129,7 +129,8 @@ def replay(
 ) -> Summary:
     """Replay a tick log (or a bars file) into `out` and return the summary.
 
-    columns : a cache of the log that was found usable, to read in its place: same bytes, sooner.
+    columns : a cache of the log that was found usable, to read in its place: same bytes, sooner;
+    its bars if they were found usable, else its ticks.
     workers : threads of the engine; the bytes do not depend on it. chunk : lines (minutes for
     bars) read at once; the bytes do not depend on it either. run : who hears the events, as in
     production; to see a run in another mode as it was. extra : more sinks.
@@ -157,7 +158,8 @@ def replay(
             minutes = BarsRange(source, count, chunk or CHUNK_MINUTES, told, part)
         flow = build_from_bars(_paced(minutes, speed, part), packs, sinks, run)
     else:
-        log = _ticks(source, packs, columns, chunk or REPLAY_LINES, watch, holes, part)
+        batch = BATCH_ITEMS if speed is None else 1  # closings are paced to the batch
+        log = _ticks(source, packs, columns, chunk or REPLAY_LINES, watch, holes, part, batch)
         flow = build(_paced(log, speed, part), packs, sinks, run)
     # Also with one worker: `run_main` prints the engine's own stack when a step fails.
     cluster_main(flow, [], 0, worker_count_per_proc=workers)  # type: ignore[no-untyped-call]
@@ -224,14 +226,15 @@ def _ticks(
     watch: Watch,
     holes: HoleLog | None,
     part: Part | None,
-) -> FixedPartitionedSource[Item, bytes]:
+    batch_items: int,
+) -> FixedPartitionedSource[Any, bytes]:
     features, told = packs.features, watch.log_chunk
     if part is not None:
         assert columns is None
         return LogRange(source, features, chunk, on_chunk=told, holes=holes, part=part)
     if columns is None:
         return LogSource(source, features, chunk, on_chunk=told, holes=holes)
-    return ColumnsSource(source, features, columns, chunk, on_chunk=told, holes=holes)
+    return ColumnsSource(source, features, columns, chunk, told, holes, batch_items)
 
 
 def _paced(

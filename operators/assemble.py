@@ -2,7 +2,8 @@
 
 Rules of this file: only a boundary closes a minute; what arrives between seal and final amends it
 once (revision 1), what arrives later is counted and never reopens it; a bar is computed from the
-whole buffered minute, so that micro-batch cuts cannot matter; floats are rounded once, here.
+whole buffered minute, so that micro-batch cuts cannot matter; floats are rounded once, here; of the
+feature pack nothing is read but what `reads_of` names, for bars are kept (decision 16).
 Build plan 2.2, 3.4, 8.5; design 2, D3, D4, D21.
 """
 
@@ -36,9 +37,10 @@ from operators.records import (
     Boundary,
     Columns,
     Feed,
+    Handover,
     Ticks,
 )
-from packs.schema import FeaturePack
+from packs.schema import FeaturePack, Quality
 
 ABSURD_PRICE = "absurd_price"
 
@@ -104,21 +106,39 @@ class AssemblyState(msgspec.Struct):
     asset: Asset | None = None
 
 
+def reads_of(features: FeaturePack) -> tuple[Quality, int]:
+    """Return all that bars take from a feature pack: limits of quality, `future_ms_max`."""
+    return features.quality, features.lattice.future_ms_max
+
+
 class Assemble:
-    """Ticks and boundaries of one asset in, one `BarItem` per boundary out."""
+    """Ticks and boundaries of one asset in, one `BarItem` per boundary out.
+
+    A `BarItem` that was assembled before passes as it is; behind the last of them a `Handover` says
+    with what the ticks are to go on.
+    """
 
     def __init__(self, features: FeaturePack) -> None:
-        self._quality = features.quality
-        self._future_ms = features.lattice.future_ms_max
+        self._quality, self._future_ms = reads_of(features)
+        self._codec = AssemblyCodec()
 
     def initial(self) -> AssemblyState:
         """Return the state of an asset that was never heard of."""
         return AssemblyState()
 
-    def step(self, state: AssemblyState, item: Ticks | Boundary) -> list[BarItem]:
+    def step(
+        self, state: AssemblyState, item: Ticks | Boundary | BarItem | Handover
+    ) -> list[BarItem]:
         """Take in a micro-batch, or close a minute."""
         if isinstance(item, Ticks):
             self._take(state, item)
+            return []
+        if isinstance(item, BarItem):
+            return [item]
+        if isinstance(item, Handover):
+            known = self._codec.decode(item.state)
+            for name in known.__struct_fields__:
+                setattr(state, name, getattr(known, name))
             return []
         state.asset = item.asset
         if item.phase.final:

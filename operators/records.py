@@ -2,6 +2,8 @@
 
     Ticks, Boundary -> BarItem -> RowItem -> ScoreItem -> ScoredItem -> Published
 
+Bars that were assembled before come in the place of ticks and boundaries, and pass (decision 16).
+
 Every step sends exactly one item per asset and phase, even an empty one, so that a join can count
 (design 3); behind the join, a final phase without a row is MARKET's alone. A phase is one of the
 two closings of a minute: sealed (T + lateness) and final (T + grace); imported bars have the second
@@ -136,6 +138,15 @@ class Boundary(msgspec.Struct, frozen=True):
     phase: Phase
     asset: Asset
     feed: Feed
+
+
+class Handover(msgspec.Struct, frozen=True):
+    """Where bars that were assembled before end and ticks go on: what assembly knew of the asset.
+
+    state : as its codec wrote it (operators/assemble.py); it replaces what the step knows.
+    """
+
+    state: bytes
 
 
 # --- what the steps make of it ---------------------------------------------------------------

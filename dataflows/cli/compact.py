@@ -14,7 +14,7 @@ from dataflows.cli.progress import LogProgress
 from dataflows.cli.replay import checked_source
 from dataflows.cli.screen import AsJson, put, put_json, say, shown_size
 from dataflows.compaction import Compaction, compact
-from dataflows.connectors.columns import Columns, place_of, usable
+from dataflows.connectors.columns import Columns, damaged_ticks, place_of, usable
 from dataflows.connectors.source import REPLAY_LINES
 from packs.loader import load_packs
 
@@ -36,6 +36,9 @@ def run(
         bool,
         typer.Option("--whole", help="Nobody writes LOG any more: its newest segment too."),
     ] = False,
+    no_bars: Annotated[
+        bool, typer.Option("--no-bars", help="Ticks alone; replays then assemble the minutes.")
+    ] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Make nothing; say whether a replay would use it.")
     ] = False,
@@ -47,8 +50,8 @@ def run(
 
     Where there is one already, only what was recorded since is read. The newest segment of a
     directory stays out while it may still be written. The cache is Arrow IPC files that other
-    programs can read; the log stays the truth: a cache that does not fit every byte of it is not
-    used (docs/cache.md).
+    programs can read, and the minute bars made of them; the log stays the truth: a cache that does
+    not fit every byte of it is not used (docs/cache.md).
     """
     span = checked_source(log, bars=False)
     pack = load_packs(features).features
@@ -57,12 +60,27 @@ def run(
         found = usable(log, directory, pack)
         if not isinstance(found, Columns):
             raise Problem(f"{directory}: {found or 'no cache is there'}", NOT_IN_ORDER)
+        damaged = damaged_ticks(found) if found.bars else ""
+        if damaged:
+            raise Problem(f"{directory}: {damaged}; its bars are in order", NOT_IN_ORDER)
+        if found.no_bars:
+            say(f"{directory}: its ticks would be read, not its bars: {found.no_bars}")
         _show(log, found, {"did": "checked"}, as_json)
         return
     with LogProgress("compact", "lines", REPLAY_LINES, span, quiet=quiet) as progress:
-        done = compact(log, directory, pack, shards=shards, whole=whole, on_progress=progress)
+        done = compact(
+            log,
+            directory,
+            pack,
+            shards=shards,
+            whole=whole,
+            bars=not no_bars,
+            on_progress=progress,
+        )
     if done.rebuilt:
         say(f"{directory}: made anew: {done.rebuilt}")
+    if done.assembled:
+        say(f"{directory}: bars made anew: {done.assembled}")
     for name, why in done.left_out.items():
         hint = "" if whole else " (--whole if nobody writes the log any more)"
         say(f"{name}: left to the log: {why}{hint}")
@@ -70,13 +88,19 @@ def run(
 
 
 def _done_json(done: Compaction) -> dict[str, Any]:
-    did = "nothing" if not done.written else "appended" if done.kept else "made"
+    if done.written:
+        did = "appended" if done.kept else "made"
+    elif done.assembled:
+        did = "bars made"
+    else:
+        did = "bars removed" if done.without_bars else "nothing"
     return {"did": did, "parts_written": done.written, "left_out": done.left_out}
 
 
 def _show(log: Path, columns: Columns, done: dict[str, Any], as_json: bool) -> None:
     manifest = columns.manifest
-    size = sum(file.size for file in manifest.files())
+    of_bars = sum(file.size for file in manifest.bar_files())
+    size = of_bars + sum(file.size for file in manifest.tick_files())
     if as_json:
         put_json(
             {
@@ -87,11 +111,14 @@ def _show(log: Path, columns: Columns, done: dict[str, Any], as_json: bool) -> N
                 "shards": manifest.shards,
                 "ticks": manifest.ticks,
                 "bytes": size,
+                "bytes_bars": of_bars if manifest.bars is not None else None,
                 "bytes_log": size_of(log),
             }
         )
         return
+    bars = "without bars" if manifest.bars is None else f"bars {shown_size(of_bars)}"
     put(
         f"{columns.directory}: {done['did']}: {manifest.ticks:,} ticks of"
-        f" {len(manifest.segments)} files in {len(manifest.parts)} parts, {shown_size(size)}"
+        f" {len(manifest.segments)} files in {len(manifest.parts)} parts,"
+        f" {shown_size(size)} ({bars})"
     )

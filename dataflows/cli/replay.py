@@ -183,6 +183,11 @@ def found_cache(log: Path, given: Path | None, packs: Packs) -> Columns | None:
     directory = given or place_of(log)
     found = usable(log, directory, packs.features)
     if isinstance(found, Columns):
+        if found.no_bars:
+            say(
+                f"{directory}: its ticks are read, not its bars: {found.no_bars};"
+                " `alpha compact` makes them anew"
+            )
         return found
     if given is not None and not found:
         raise Problem(f"{given}: expected a columnar cache, found nothing", INPUT)

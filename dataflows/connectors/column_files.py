@@ -28,6 +28,7 @@ NO_READER = (
     " run `pip install 'alpha-detector[columnar]'`"
 )
 CLOSINGS = "closings"
+BARS = "bars"  # dataflows/connectors/column_bars.py
 INDEX = "index"
 CODEC = "lz4"  # its files are a third larger than zstd's, and open in more programs
 
@@ -51,7 +52,7 @@ _FIELDS: dict[str, tuple[list[str], str, int]] = {
     ),
 }
 KINDS = tuple(_FIELDS)
-FOLDERS = (*KINDS, INDEX, CLOSINGS)
+FOLDERS = (*KINDS, INDEX, CLOSINGS, BARS)
 
 
 class ColumnsError(Exception):
@@ -122,7 +123,7 @@ def libraries() -> tuple[Any, Any]:
 
 def write_part(directory: Path, hour_ms: int, number: int, shards: int, content: Content) -> Part:
     """Write the files of a part, each whole and forced to disk before it has its name."""
-    label = datetime.fromtimestamp(hour_ms / 1000, UTC).strftime("%Y%m%dT%H") + f"-{number:02d}"
+    label = label_of(hour_ms, number)
     files: list[dict[str, File]] = []
     ticks = 0
     for index in range(shards):
@@ -134,17 +135,26 @@ def write_part(directory: Path, hour_ms: int, number: int, shards: int, content:
             if share.holds(uid)
         ]
         stem = f"{label}-{index}of{shards}"
-        made = {INDEX: _write(directory, INDEX, stem, "arrow", _index(rows))} if rows else {}
+        made = {INDEX: write_file(directory, INDEX, stem, "arrow", _index(rows))} if rows else {}
         for kind in KINDS:
             records = b"".join([getattr(tick, kind) for _, _, tick in rows])
             if records:
                 ticks += len(records) // _FIELDS[kind][2]
-                made[kind] = _write(directory, kind, stem, "arrow", _table(kind, records, rows))
+                made[kind] = write_file(directory, kind, stem, "arrow", _table(kind, records, rows))
         files.append(made)
     closings = _Closings(content.rosters, [stretch.closings for stretch in content.stretches])
     packed = msgspec.msgpack.encode(closings)
-    file = _write(directory, CLOSINGS, label, "msgpack", packed)
+    file = write_file(directory, CLOSINGS, label, "msgpack", packed)
     return Part(hour_ms, number, len(content.stretches), ticks, file, files)
+
+
+def label_of(hour_ms: int, number: int) -> str:
+    """Return the name of a part.
+
+    >>> label_of(1_790_002_800_000, 1)
+    '20260921T15-01'
+    """
+    return datetime.fromtimestamp(hour_ms / 1000, UTC).strftime("%Y%m%dT%H") + f"-{number:02d}"
 
 
 def write_whole(path: Path, data: Any) -> None:
@@ -162,7 +172,8 @@ def write_whole(path: Path, data: Any) -> None:
         os.close(folder)
 
 
-def _write(directory: Path, folder: str, stem: str, suffix: str, data: Any) -> File:
+def write_file(directory: Path, folder: str, stem: str, suffix: str, data: Any) -> File:
+    """Write a file of a cache under a name with its digest."""
     digest = hashlib.sha256(data).hexdigest()
     path = directory / folder / f"{stem}-{digest[:12]}.{suffix}"
     path.parent.mkdir(exist_ok=True)
@@ -223,7 +234,7 @@ def _file(arrow: Any, columns: dict[str, Any]) -> Any:
 def read_part(directory: Path, part: Part) -> Iterator[list[Item]]:
     """Yield the items of each stretch, by asset, and of the closings that end it: what a reader of
     the log makes of the same lines (operators/feed.py). The files are to have been checked."""
-    edges = msgspec.msgpack.decode(_bytes(directory, part.closings), type=_Closings)
+    edges = msgspec.msgpack.decode(bytes_of(directory, part.closings), type=_Closings)
     shards = [_Shard(directory, files) for files in part.shards if files]
     for at, closings in enumerate(edges.closings):
         items: list[Item] = []
@@ -231,13 +242,21 @@ def read_part(directory: Path, part: Part) -> Iterator[list[Item]]:
             shard.add(at, items)
         if len(shards) > 1:
             items.sort(key=_uid_of)
-        for closing in closings:
-            phase, feed = closing.phase, closing.feed
-            items += [
-                (asset.asset_uid, Boundary(phase, asset, feed))
-                for asset in edges.rosters[closing.roster]
-            ]
-        yield items
+        yield items + _boundaries(closings, edges.rosters)
+
+
+def items_of(content: Content) -> Iterator[list[Item]]:
+    """Yield the same of a part that is still in memory."""
+    for stretch in content.stretches:
+        yield sorted(stretch.ticks.items()) + _boundaries(stretch.closings, content.rosters)
+
+
+def _boundaries(closings: list[Closing], rosters: list[list[Asset]]) -> list[Item]:
+    return [
+        (asset.asset_uid, Boundary(closing.phase, asset, closing.feed))
+        for closing in closings
+        for asset in rosters[closing.roster]
+    ]
 
 
 def _uid_of(item: Item) -> int:
@@ -249,14 +268,14 @@ class _Shard:
 
     def __init__(self, directory: Path, files: dict[str, File]) -> None:
         numpy, arrow = libraries()
-        index = arrow.ipc.open_file(_bytes(directory, files[INDEX])).read_all()
+        index = arrow.ipc.open_file(bytes_of(directory, files[INDEX])).read_all()
         self._records: list[memoryview] = []
         self._ends: list[list[int]] = []  # of the records of each row of the index, by kind
         for kind in KINDS:
             counts = index.column(kind).to_numpy()
             records = memoryview(b"")
             if kind in files:
-                data = _bytes(directory, files[kind])
+                data = bytes_of(directory, files[kind])
                 records = _records(numpy, arrow, kind, data, int(counts.sum()))
             self._records.append(records)
             self._ends.append([0, *(counts.cumsum() * _FIELDS[kind][2]).tolist()])
@@ -310,7 +329,8 @@ def _open(arrow: Any, data: bytes, names: list[str]) -> Any:
     return arrow.ipc.open_file(data, options=options)
 
 
-def _bytes(directory: Path, file: File) -> bytes:
+def bytes_of(directory: Path, file: File) -> bytes:
+    """Return what is in a file of a cache; raises `ColumnsError` if it is gone."""
     try:
         return (directory / file.path).read_bytes()
     except FileNotFoundError as error:

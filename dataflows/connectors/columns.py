@@ -1,22 +1,24 @@
 """The columnar cache of a tick log: what it says it is made of, and whether that still holds.
 
-Rules of this file: the log is the truth; a cache is used only if every byte of it and of the
-segments behind it is the one that was written down, and the text of the readers and the times of
-the closings are the same; the manifest comes last and is replaced as a whole; whatever is wrong is
-one sentence, and the log is read.  Decision 16.
+Rules of this file: the log is the truth; a cache is used only if every byte that is read of it, and
+every byte of the segments behind it, is the one that was written down, and the text of the readers
+and the times of the closings are the same; its bars only if the text that assembles and what that
+reads of the feature pack are the same too, else its ticks; the manifest comes last and is replaced
+as a whole; whatever is wrong is one sentence, and the next best is read.  Decision 16.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
 import msgspec
+import orjson
 
 from dataflows.connectors.column_files import (
     FOLDERS,
@@ -27,11 +29,12 @@ from dataflows.connectors.column_files import (
     write_whole,
 )
 from dataflows.connectors.ticklog import plain_name, segments
+from operators.assemble import reads_of
 from operators.feed import FeedState, Hole
 from operators.native import UNITS
 from packs.schema import FeaturePack
 
-VERSION = 1
+VERSION = 2
 MANIFEST = "manifest.json"
 SUFFIX = ".columns"  # of the directory beside the log
 
@@ -41,6 +44,15 @@ _HASHERS = 4  # files that are hashed at a time
 _READERS = {
     "operators": ("feed.py", "layout.py", "lattice.py", "records.py", "wire.py", *UNITS["frames"]),
     "dataflows.connectors": ("column_files.py", "columns.py", "source.py", "ticklog.py"),
+}
+# The text that decides what bar ticks become. Bars made by another text are made anew.
+_ASSEMBLY = {
+    "operators": (
+        *("assemble.py", "lattice.py", "layout.py", "packing.py", "quality.py", "records.py"),
+        *UNITS["kernel"],
+    ),
+    "operators.formulas": ("price.py",),
+    "dataflows.connectors": ("column_bars.py",),
 }
 
 
@@ -60,11 +72,25 @@ class Lattice(msgspec.Struct, frozen=True):
     arrival_jump_gap_ms: int
 
 
+class Bars(msgspec.Struct, frozen=True):
+    """The bars of a cache: a file a part, in their order.
+
+    assembly : digest of the text that made them of the ticks. limits : of what that read of the
+    feature pack. states : what assembly knew behind the last two parts, or the only one.
+    """
+
+    assembly: str
+    limits: str
+    files: list[File]
+    states: list[File]
+
+
 class Manifest(msgspec.Struct, frozen=True):
     """What a cache is made of.
 
     readers : digest of the text that read the log. segments : of the log, from its first, all of
     each. state : of the reader behind them. holes : of the recording in them, each as it was last.
+    bars : None if it has ticks alone.
     """
 
     version: int
@@ -75,13 +101,18 @@ class Manifest(msgspec.Struct, frozen=True):
     parts: list[Part]
     state: FeedState
     holes: list[Hole]
+    bars: Bars | None
 
-    def files(self) -> Iterator[File]:
-        """Yield the files of all parts."""
+    def tick_files(self) -> Iterator[File]:
+        """Yield the files of all parts, but those of bars."""
         for part in self.parts:
             yield part.closings
             for shard in part.shards:
                 yield from shard.values()
+
+    def bar_files(self) -> list[File]:
+        """Return the files of bars."""
+        return [] if self.bars is None else [*self.bars.files, *self.bars.states]
 
     @property
     def ticks(self) -> int:
@@ -90,11 +121,17 @@ class Manifest(msgspec.Struct, frozen=True):
 
 
 class Columns(msgspec.Struct, frozen=True):
-    """A cache that may be read. digest : of its manifest."""
+    """A cache that may be read. digest : of its manifest.
+
+    bars : its bars may be read, its ticks were not looked at. no_bars : why they cannot be, "" if
+    it has none.
+    """
 
     directory: Path
     manifest: Manifest
     digest: str
+    bars: bool = False
+    no_bars: str = ""
 
 
 class _Sealed(msgspec.Struct):
@@ -121,12 +158,29 @@ def lattice_of(features: FeaturePack) -> Lattice:
 @cache
 def readers() -> str:
     """Return the digest of the text that makes ticks and closings of lines."""
+    return _digest_of(_READERS)
+
+
+@cache
+def assembly() -> str:
+    """Return the digest of the text that makes bars of ticks and closings."""
+    return _digest_of(_ASSEMBLY)
+
+
+def _digest_of(texts: Mapping[str, Iterable[str]]) -> str:
     digest = hashlib.sha256()
-    for package, names in _READERS.items():
+    for package, names in texts.items():
         for name in names:
             text = files(package).joinpath(name).read_bytes()
             digest.update(b"%s %d\n" % (name.encode(), len(text)) + text)
     return digest.hexdigest()
+
+
+def limits_of(features: FeaturePack) -> str:
+    """Return the digest of all that bars take from a feature pack."""
+    quality, future_ms = reads_of(features)
+    said = [quality.model_dump(by_alias=True), future_ms]
+    return hashlib.sha256(orjson.dumps(said, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 def files_of(log: Path) -> list[Path]:
@@ -148,11 +202,13 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def usable(log: Path, directory: Path, features: FeaturePack) -> Columns | str:
+def usable(
+    log: Path, directory: Path, features: FeaturePack, *, bars: bool = True
+) -> Columns | str:
     """Return the cache of a log if it may be read in its place, or else why not.
 
-    The reason is "" where nobody ever made one. Reads every file of the cache and those of the log
-    that it stands for, to the last byte.
+    The reason is "" where nobody ever made one. Reads the files of the log that it stands for, and
+    those of its bars or else of its ticks, to the last byte. bars : False to look at ticks alone.
     """
     if not directory.exists():
         return ""
@@ -160,12 +216,13 @@ def usable(log: Path, directory: Path, features: FeaturePack) -> Columns | str:
         found = load(directory)
         if isinstance(found, str):
             return found
-        return (
-            _reason(found.manifest, features)
-            or stale_segment(found.manifest, log)
-            or damaged_file(found)
-            or found
-        )
+        reason = unfit(found.manifest, features) or stale_segment(found.manifest, log)
+        if reason:
+            return reason
+        if bars and found.manifest.bars is not None:
+            no_bars = unfit_bars(found, features)
+            found = msgspec.structs.replace(found, bars=not no_bars, no_bars=no_bars)
+        return found if found.bars else _no_reader() or damaged_ticks(found) or found
     except OSError as error:
         return f"{error.filename}: {error.strerror}"
 
@@ -197,7 +254,7 @@ def save(directory: Path, manifest: Manifest) -> Columns:
     """Put a manifest in place, and remove files that it does not name."""
     content = msgspec.json.encode(manifest)
     write_whole(directory / MANIFEST, _sealed(content))
-    kept = {file.path for file in manifest.files()}
+    kept = {file.path for file in (*manifest.tick_files(), *manifest.bar_files())}
     for folder in FOLDERS:
         for path in (directory / folder).glob("*"):
             if f"{folder}/{path.name}" not in kept:
@@ -210,12 +267,28 @@ def _sealed(content: bytes) -> bytes:
     return b'{"sha256":"%b","content":%b}\n' % (digest, content)
 
 
-def _reason(manifest: Manifest, features: FeaturePack) -> str:
-    """Say why no cache like this can be read, whatever is in its files."""
+def unfit(manifest: Manifest, features: FeaturePack) -> str:
+    """Say why no cache like this can be read, whatever is in its files, "" if it can."""
     if manifest.readers != readers():
         return "another version of this program made it"
     if manifest.lattice != lattice_of(features):
         return "the feature pack closes minutes at other times"
+    return ""
+
+
+def unfit_bars(columns: Columns, features: FeaturePack) -> str:
+    """Say why the bars of a cache cannot be read, "" if they can, or if there are none."""
+    bars = columns.manifest.bars
+    if bars is None:
+        return ""
+    if bars.assembly != assembly():
+        return "another version of this program assembled them"
+    if bars.limits != limits_of(features):
+        return "the feature pack has other limits of quality"
+    return _damaged(columns, columns.manifest.bar_files())
+
+
+def _no_reader() -> str:
     try:
         libraries()
     except ColumnsError as error:
@@ -237,9 +310,12 @@ def stale_segment(manifest: Manifest, log: Path) -> str:
     return ""
 
 
-def damaged_file(columns: Columns) -> str:
-    """Say which file of a cache is not as it was written, "" if all are."""
-    named = list(columns.manifest.files())
+def damaged_ticks(columns: Columns) -> str:
+    """Say which file of a cache, but those of bars, is not as it was written, "" if all are."""
+    return _damaged(columns, list(columns.manifest.tick_files()))
+
+
+def _damaged(columns: Columns, named: list[File]) -> str:
     paths = [columns.directory / file.path for file in named]
     for file, path in zip(named, paths, strict=True):
         if not path.exists():
