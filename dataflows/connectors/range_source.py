@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 import msgspec
-import numpy as np
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from dataflows.connectors.bars_source import BarsCount, BarsPartition, BarsSource
@@ -37,8 +37,7 @@ SKIP_LINES = 20_000  # passed over at once
 _NS = 1_000_000
 _STAMP_DIGITS = 19  # of every stamp from 2001 on
 Minute = tuple[int, dict[str, BarRow]]
-_NEWLINE = ord("\n")
-_DIGITS = np.arange(_STAMP_DIGITS)
+_stamp_text = itemgetter(slice(_STAMP_DIGITS))
 _MARKS = (b'"alpha.roster"', b'"alpha.gap"')
 
 
@@ -314,11 +313,7 @@ def _may_reach(block: bytes, from_ns: int) -> bool:
 
     It spares a look at each of the lines: if none does, none `_is_from` the stamp.
     """
-    data = np.frombuffer(block, np.uint8)
-    starts = np.append(0, np.flatnonzero(data == _NEWLINE)[:-1] + 1)
-    starts = starts[starts <= len(data) - _STAMP_DIGITS]  # shorter ones are not lines of a log
-    texts = data[starts[:, None] + _DIGITS].view(f"S{_STAMP_DIGITS}")
-    return bool((texts >= b"%d" % from_ns).any())
+    return max(map(_stamp_text, block.split(b"\n"))) >= b"%d" % from_ns
 
 
 def _has_mark(text: bytes) -> bool:
