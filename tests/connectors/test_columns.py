@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import shutil
@@ -20,18 +21,19 @@ from hypothesis import strategies as st
 
 from dataflows import compaction
 from dataflows.compaction import compact
-from dataflows.connectors import column_files, columns
+from dataflows.connectors import column_bars, column_files, columns
 from dataflows.connectors.column_files import FOLDERS, KINDS, ColumnsError
 from dataflows.connectors.columns import Columns, load, usable
-from dataflows.connectors.columns_source import ColumnsSource
+from dataflows.connectors.columns_source import BATCH_ITEMS, ColumnsSource
 from dataflows.connectors.source import LogSource, SourceState
 from dataflows.connectors.ticklog import TickLogWriter
 from dataflows.replay import PRODUCTS, Summary, product_path, replay
 from fixtures.market import FrameOptions, Scenario, default_assets, lines
+from operators.assemble import Assemble, AssemblyCodec, AssemblyState, reads_of
 from operators.feed import Hole
 from operators.lattice import HOUR_MS, MINUTE_MS
 from operators.layout import books_of, contexts_of, quotes_of, trades_of
-from operators.records import Ticks
+from operators.records import Handover, Ticks
 from packs.loader import load_packs
 
 arrow = pytest.importorskip("pyarrow.ipc")
@@ -171,17 +173,55 @@ def plainly(stretch: dict[str, Ticks]) -> list[Any]:
     ]
 
 
+def assembled(source: Any) -> list[Any]:
+    """Return what assembly makes of a source: bars by asset, and what it knows in the end."""
+    step, part = Assemble(FEATURES), source.build_part("", "log", None)
+    states: dict[str, Any] = {}
+    bars: dict[str, list[bytes]] = {}
+    goes_on = not source.columns.bars if isinstance(source, ColumnsSource) else True
+    while True:
+        try:
+            batch = part.next_batch()
+        except StopIteration:
+            break
+        for key, item in batch:
+            goes_on |= isinstance(item, Handover)
+            state = states.setdefault(key, step.initial())
+            for bar in step.step(state, item):
+                bars.setdefault(key, []).append(msgspec.msgpack.encode(bar))
+    part.close()
+    known = {key: without_keys(state) for key, state in sorted(states.items())} if goes_on else None
+    return [sorted(bars.items()), known]
+
+
+def without_keys(state: AssemblyState) -> Any:
+    """Return a state as it is stored."""
+    return msgspec.to_builtins(AssemblyCodec().decode(AssemblyCodec().encode(state)))
+
+
 def read_both(log: Path, cache: Columns) -> None:
-    """Assert that log and cache give the same items, holes and counters."""
-    results = []
-    for make in (LogSource, lambda *a, **k: ColumnsSource(*a, cache, **k)):
-        told, states = Told(), []
-        keep: Callable[[SourceState], None] = lambda s, states=states: states.append(  # noqa: E731
-            msgspec.msgpack.encode(s.feed)
-        )
-        found = outcome(make(log, FEATURES, on_chunk=keep, holes=told))
-        results.append((found, told.holes, told.closed, msgspec.msgpack.decode(states[-1])))
-    assert results[0] == results[1]
+    """Assert that log and cache give the same items, holes and counters, and the same bars."""
+    assert cache.manifest.bars is not None
+    ticks, bars = (msgspec.structs.replace(cache, bars=way) for way in (False, True))
+    columns_of: Any = lambda cache: lambda *a, **k: ColumnsSource(*a, cache, **k)  # noqa: E731
+    assert looked(outcome, LogSource, log) == looked(outcome, columns_of(ticks), log)
+    of_log = looked(assembled, LogSource, log)
+    assert of_log == looked(assembled, columns_of(ticks), log)
+    of_bars = looked(assembled, columns_of(bars), log)
+    if of_bars[0][1] is None:  # nothing comes behind the cache, so nobody asks
+        of_log[0][1] = None
+    assert of_log == of_bars
+
+
+def looked(look: Callable[[Any], Any], make: Callable[..., Any], log: Path) -> Any:
+    """Return what comes of a source, and what it told of holes and counters."""
+    told, states = Told(), list[Any]()
+
+    def keep(state: SourceState) -> None:
+        states.append(msgspec.to_builtins(state.feed))
+
+    found = look(make(log, FEATURES, on_chunk=keep, holes=told))
+    return found, told.holes, told.closed, states[-1]
 
 
 def cached(log: Path, directory: Path | None = None, **options: Any) -> Columns:
@@ -190,6 +230,7 @@ def cached(log: Path, directory: Path | None = None, **options: Any) -> Columns:
     compact(log, directory, FEATURES, **options)
     found = usable(log, directory, FEATURES)
     assert isinstance(found, Columns), found
+    assert found.bars == options.get("bars", True)
     return found
 
 
@@ -263,11 +304,67 @@ def test_property_any_damage_anywhere(
 def test_differential_products_of_log_and_cache(seed: int, shards: int, tmp_path: Path) -> None:
     """Rows, events, frames, suppressions, audit and dead letters: the same bytes."""
     log = write(tmp_path / "ticks", tortured(seed, rostered=seed % 2 == 0), torn=True)
+    cache = cached(log, shards=shards)
+    read = (None, msgspec.structs.replace(cache, bars=False), cache)
     summaries = [
-        replay(log, tmp_path / name, PACKS, columns=cache, workers=workers)
-        for name, cache, workers in (("log", None, 1), ("cache", cached(log, shards=shards), 2))
+        replay(log, tmp_path / name, PACKS, columns=one, workers=workers)
+        for name, one, workers in zip(("log", "ticks", "bars"), read, (1, 2, 2), strict=True)
     ]
     assert_alike(summaries, tmp_path)
+
+
+@pytest.mark.parametrize("seed", [13, 14])
+def test_differential_the_log_goes_on_anywhere(seed: int, tmp_path: Path) -> None:
+    """Behind bars that end in an open minute, or in one that is sealed and not final: assembly goes
+    on with what it would know, had it seen the ticks."""
+    found = tortured(seed)
+    seen = {"open": 0, "sealed": 0}
+    graces = [at for at, line in enumerate(found) if 1500 < stamp_of(line) % MINUTE_MS < 3000]
+    for at in (*range(150, len(found), 300), *graces[5::12]):
+        log = write_cut(tmp_path / f"ticks-{at}", found, at)
+        cache = cached(log)
+        known = known_behind(cache)
+        seen["open"] += any(state.minutes for state in known)
+        seen["sealed"] += any(state.sealed is not None for state in known)
+        read_both(log, cache)
+    assert min(seen.values()) >= 2, seen
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("workers", [1, 2])
+def test_differential_products_of_bars_and_a_log(workers: int, tmp_path: Path) -> None:
+    """The same bytes where a sealed minute is amended by ticks that the log has."""
+    found = market()
+    closing = next(at for at, line in enumerate(found) if stamp_of(line) > START_MS + 181_700)
+    log = write_cut(tmp_path / "ticks", found, closing)
+    cache = cached(log)
+    assert all(state.sealed is not None for state in known_behind(cache))
+    for name, one in (("log", None), ("bars", cache)):
+        replay(log, tmp_path / name, PACKS, columns=one, workers=workers)
+    assert products(tmp_path / "log") == products(tmp_path / "bars")
+
+
+def known_behind(cache: Columns) -> list[AssemblyState]:
+    """Return what assembly knows of each asset behind a cache."""
+    assert cache.manifest.bars is not None
+    states = column_bars.read_states(cache.directory, cache.manifest.bars.states[-1])
+    return [AssemblyCodec().decode(state) for state in states.values()]
+
+
+def stamp_of(line: bytes) -> int:
+    """Return a line's arrival, epoch ms; 0 of one that is damaged."""
+    text = line.partition(b" ")[0]
+    return int(text) // MS if text.isdigit() else 0
+
+
+def write_cut(log: Path, given_lines: list[bytes], at: int) -> Path:
+    """Write a log whose first segment ends with a line and is packed; the rest is not."""
+    write(log, given_lines[:at], segment_bytes=10**9)
+    writer = TickLogWriter(log)
+    for line in given_lines[at:]:
+        writer.write_lines(stamp_of(line) * MS, line + b"\n")
+    writer.close()
+    return log
 
 
 @pytest.mark.engine
@@ -276,20 +373,21 @@ def test_differential_episodes(episode_log: Path, tmp_path: Path) -> None:
     """Four hours with events; the newest segment is not packed and comes from the log."""
     cache = cached(episode_log, tmp_path / "cache", shards=2)
     assert 0 < len(cache.manifest.segments) < len(list(episode_log.iterdir()))
+    ticks = msgspec.structs.replace(cache, bars=False)
     summaries = [
         replay(episode_log, tmp_path / name, PACKS, columns=c)
-        for name, c in (("log", None), ("cache", cache))
+        for name, c in (("log", None), ("ticks", ticks), ("bars", cache))
     ]
     assert summaries[0].products["events"].count > 0
     assert_alike(summaries, tmp_path)
 
 
 def assert_alike(summaries: list[Summary], out: Path) -> None:
-    """Assert that two replays, into `log` and `cache`, wrote and counted the same."""
-    assert products(out / "log") == products(out / "cache")
+    """Assert that replays, into `log`, `ticks` and `bars`, wrote and counted the same."""
+    assert products(out / "log") == products(out / "ticks") == products(out / "bars")
     assert summaries[0].products["rows"].count > 0
-    assert summaries[0].dropped == summaries[1].dropped
-    assert [summary.read_from for summary in summaries] == ["log", "cache"]
+    assert summaries[0].dropped == summaries[1].dropped == summaries[2].dropped
+    assert [summary.read_from for summary in summaries] == ["log", "cache", "cache"]
 
 
 def test_real_frames(shared_data: Path, tmp_path: Path) -> None:
@@ -360,27 +458,30 @@ def test_assets_come_in_order_from_any_number_of_files(log: Path, tmp_path: Path
             assert len(uids) > 1
 
 
-def test_a_snapshot_goes_on_where_it_was_taken(own: Path) -> None:
+@pytest.mark.parametrize("batch_items", [1, 25, BATCH_ITEMS])
+@pytest.mark.parametrize("bars", [True, False])
+def test_a_snapshot_goes_on_where_it_was_taken(own: Path, bars: bool, batch_items: int) -> None:
     """From any stretch of the cache, or line of the log behind it, the rest is the rest."""
-    cache = usable(own, columns.place_of(own), FEATURES)
+    cache = usable(own, columns.place_of(own), FEATURES, bars=bars)
     assert isinstance(cache, Columns)
     extra = market(12)[len(market(8)) :]
     writer = TickLogWriter(own)
     for line in extra:
         writer.write_lines(int(line.partition(b" ")[0]), line + b"\n")
     writer.close()
-    source = ColumnsSource(own, FEATURES, cache, 200)
+    source = ColumnsSource(own, FEATURES, cache, 200, batch_items=batch_items)
     snapshots, batches = [], []
     for snapshot, batch in run(source, None):
         snapshots.append(snapshot)
         batches.append(batch)
-    assert len(batches) >= 20
-    for at in range(0, len(batches), 5):
+    assert len(batches) >= (20 if batch_items == 1 else 3)
+    for at in range(0, len(batches), 5 if batch_items == 1 else 1):
         rest = [batch for _, batch in run(source, snapshots[at])]
         assert rest == batches[at:]
-    other = ColumnsSource(own, FEATURES, msgspec.structs.replace(cache, digest="other"))
-    with pytest.raises(ColumnsError, match="made anew"):
-        other.build_part("", "log", snapshots[3])
+    for changed in ({"digest": "other"}, {"bars": not bars}):
+        other = ColumnsSource(own, FEATURES, msgspec.structs.replace(cache, **changed))
+        with pytest.raises(ColumnsError, match="made anew"):
+            other.build_part("", "log", snapshots[1])
 
 
 def run(source: ColumnsSource, state: bytes | None) -> Iterator[tuple[bytes, Any]]:
@@ -398,11 +499,12 @@ def run(source: ColumnsSource, state: bytes | None) -> Iterator[tuple[bytes, Any
 # --- made piece by piece ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shards", [1, 3])
-def test_differential_appended_is_made_at_once(shards: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("shards", "bars"), [(1, True), (3, True), (2, False)])
+def test_differential_appended_is_made_at_once(shards: int, bars: bool, tmp_path: Path) -> None:
     """However often it was brought up to date, and read in whatever chunks: the same bytes."""
     source = write(tmp_path / "all", tortured(21), segment_bytes=60_000, torn=True)
-    whole = cached(source, tmp_path / "once", shards=shards)
+    options: dict[str, Any] = {"shards": shards, "bars": bars}
+    whole = cached(source, tmp_path / "once", **options)
     growing = tmp_path / "growing"
     growing.mkdir()
     segments = sorted(source.iterdir(), key=lambda path: path.name[-14:])
@@ -410,13 +512,45 @@ def test_differential_appended_is_made_at_once(shards: int, tmp_path: Path) -> N
     did = []
     for at, segment in enumerate(segments):
         shutil.copy(segment, growing)
-        done = compact(growing, tmp_path / "often", FEATURES, shards=shards, chunk_lines=1 + at * 7)
+        done = compact(growing, tmp_path / "often", FEATURES, chunk_lines=1 + at * 7, **options)
+        assert done.assembled == ""
         did.append((done.rebuilt, done.written > 0))
     assert did == [("", True)] * len(segments) or set(did) == {("", True), ("", False)}
     assert done.kept > 0
     assert tree(tmp_path / "often") == tree(whole.directory)
-    again = compact(source, whole.directory, FEATURES, shards=shards)
+    again = compact(source, whole.directory, FEATURES, **options)
     assert again.written == 0
+
+
+def test_bars_of_a_part_depend_on_its_ticks_alone(log: Path, tmp_path: Path) -> None:
+    """Made with the ticks, or of a cache that had none; removed, there is the cache without."""
+    once, twice = (cached(log, tmp_path / name) for name in ("once", "twice"))
+    bare = compact(log, twice.directory, FEATURES, bars=False)
+    assert (bare.without_bars, bare.written, bare.columns.manifest.bars) == (True, 0, None)
+    assert not list(twice.directory.glob("bars/*"))
+    assert not compact(log, twice.directory, FEATURES, bars=False).without_bars
+    assert tree(cached(log, tmp_path / "bare", bars=False).directory) == tree(twice.directory)
+    again = compact(log, twice.directory, FEATURES)
+    assert (again.assembled, again.written, again.kept) == ("it had none", 0, 2)
+    assert tree(twice.directory) == tree(once.directory)
+    assert compact(log, twice.directory, FEATURES).assembled == ""
+
+
+def test_bars_of_other_limits_are_made_anew(own: Path, tmp_path: Path) -> None:
+    """With what was recorded since, or without; as if the cache had been made at once."""
+    directory = columns.place_of(own)
+    limits = FEATURES.quality.model_copy(update={"late_ticks_partial": 1})
+    features = FEATURES.model_copy(update={"quality": limits})
+    newest = max(own.iterdir(), key=lambda path: path.name[-14:])
+    newest.rename(tmp_path / newest.name)
+    assert "is gone" in compact(own, directory, FEATURES).rebuilt
+    done = compact(own, directory, features)
+    assert (done.assembled, done.written) == ("the feature pack has other limits of quality", 0)
+    (tmp_path / newest.name).rename(newest)
+    done = compact(own, directory, FEATURES)
+    assert done.assembled == "the feature pack has other limits of quality"
+    assert done.written > 0
+    assert tree(directory) == tree(cached(own, tmp_path / "once").directory)
 
 
 def test_parts_are_cut_by_size_too(
@@ -479,8 +613,18 @@ def refusal(log: Path, features: Any = FEATURES) -> str:
     return found
 
 
+def refusals(log: Path, features: Any = FEATURES) -> set[str]:
+    """Return why neither bars nor ticks of the cache beside a log are used, "" if one of them is,
+    and why the ticks are not, or why the bars are not."""
+    bars, ticks = (usable(log, columns.place_of(log), features, bars=b) for b in (True, False))
+    return {
+        bars if isinstance(bars, str) else bars.no_bars,
+        ticks if isinstance(ticks, str) else "",
+    }
+
+
 def test_every_damaged_file_is_found(own: Path) -> None:
-    """A byte anywhere in the cache: it is not used, and made anew to what it was."""
+    """A byte anywhere in the cache: what is in it is not used, and made anew to what it was."""
     directory = columns.place_of(own)
     before = tree(directory)
     assert len(before) >= 1 + 2 * len(FOLDERS)
@@ -490,16 +634,90 @@ def test_every_damaged_file_is_found(own: Path) -> None:
             bad = bytearray(data)
             bad[at] ^= 1 << dice.randrange(8)
             (directory / name).write_bytes(bad)
-            assert "damaged" in refusal(own), (name, at)
+            assert any("damaged" in why for why in refusals(own)), (name, at)
         (directory / name).write_bytes(data[:-1])
-        assert "damaged" in refusal(own), name
+        assert any("damaged" in why for why in refusals(own)), name
         (directory / name).unlink()
-        assert refusal(own) in (f"{name} is gone", "it was never finished")
-        (directory / name).write_bytes(data)
-    (directory / name).write_bytes(b"")
-    done = compact(own, directory, FEATURES)
-    assert done.rebuilt
-    assert tree(directory) == before
+        assert refusals(own) & {f"{name} is gone", "it was never finished"}
+        done = compact(own, directory, FEATURES)
+        assert bool(done.assembled) == name.startswith("bars/")
+        assert bool(done.rebuilt) != bool(done.assembled)
+        assert tree(directory) == before
+
+
+def test_damage_of_one_leaves_the_other(own: Path) -> None:
+    """A replay from bars does not look at ticks; where bars are damaged it reads the ticks; of both
+    the log."""
+    directory = columns.place_of(own)
+    for path in directory.glob("quotes/*"):
+        path.write_bytes(b"")
+    found = usable(own, directory, FEATURES)
+    assert isinstance(found, Columns)
+    read_bars = ColumnsSource(own, FEATURES, found)
+    assert found.bars
+    assert assembled(read_bars)[0] == assembled(LogSource(own, FEATURES))[0]
+    assert "damaged" in compact(own, directory, FEATURES).rebuilt
+    newest = max(directory.glob("bars/*"))
+    newest.write_bytes(b"")
+    found = usable(own, directory, FEATURES)
+    assert isinstance(found, Columns)
+    assert (found.bars, found.no_bars) == (False, f"bars/{newest.name} is damaged")
+    for path in directory.glob("quotes/*"):
+        path.write_bytes(b"")
+    assert "damaged" in refusal(own)
+
+
+def test_what_bars_depend_on(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limits of the feature pack and the text that assembles; nothing else of a pack."""
+    for field, name in (("quality", "oi_staleness_ms_max"), ("lattice", "future_ms_max")):
+        limits = getattr(FEATURES, field)
+        other = limits.model_copy(update={name: getattr(limits, name) + 1})
+        found = usable(own, columns.place_of(own), FEATURES.model_copy(update={field: other}))
+        assert isinstance(found, Columns)
+        assert (found.bars, found.no_bars) == (
+            False,
+            "the feature pack has other limits of quality",
+        )
+    found = usable(own, columns.place_of(own), FEATURES.model_copy(update={"pack_rev": 99}))
+    assert isinstance(found, Columns)
+    assert found.bars
+    monkeypatch.setattr(columns, "assembly", lambda: "other text")
+    found = usable(own, columns.place_of(own), FEATURES)
+    assert isinstance(found, Columns)
+    assert (found.bars, found.no_bars) == (
+        False,
+        "another version of this program assembled them",
+    )
+
+
+def test_the_text_that_assembles_is_all_of_it() -> None:
+    """Every module of ours that assembly imports is among those whose text is compared.
+
+    Left out: `native` chooses between two forms with the same results, `contract` is the events'.
+    """
+    named = {f"{package}.{name}" for package, names in columns._ASSEMBLY.items() for name in names}
+    met, ahead = set[str](), ["operators.assemble"]
+    while ahead:
+        module = ahead.pop()
+        met.add(module)
+        text = ROOT.joinpath(*module.split(".")).with_suffix(".py").read_text()
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("operators"):
+                names = [node.module or ""]
+                if node.module == "operators":
+                    names = [f"operators.{alias.name}" for alias in node.names]
+                ahead += [name for name in names if name not in met]
+    left_out = {"operators.native", "operators.contract"}
+    assert {f"{module}.py" for module in met - left_out} <= named
+
+
+def test_only_named_settings_reach_the_bars() -> None:
+    """Of a feature pack assembly keeps what `reads_of` names, which the cache compares."""
+    kept = {id(value) for value in vars(Assemble(FEATURES)).values()}
+    read = reads_of(FEATURES)
+    assert {id(value) for value in read} <= kept
+    others = {id(value) for value in vars(FEATURES).values()} - {id(value) for value in read}
+    assert not kept & others
 
 
 def test_a_log_that_changed_is_found(own: Path) -> None:
@@ -533,15 +751,15 @@ def test_other_closings_other_readers_other_formats(
         patch.setattr(columns, "readers", lambda: "other text")
         assert "another version" in refusal(own)
     with monkeypatch.context() as patch:
-        patch.setattr(columns, "VERSION", 2)
+        patch.setattr(columns, "VERSION", columns.VERSION + 1)
         assert "another version" in refusal(own)
     assert compact(own, columns.place_of(own), FEATURES, shards=2).rebuilt == "it has 1 shards"
 
 
 def test_without_its_packages_the_log_is_read(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One sentence says what to install."""
+    """One sentence says what to install; bars need none of them."""
     monkeypatch.setitem(sys.modules, "pyarrow.ipc", None)
-    assert refusal(own) == column_files.NO_READER
+    assert refusals(own) == {"", column_files.NO_READER}
     with pytest.raises(ColumnsError, match="columnar"):
         compact(own, columns.place_of(own), FEATURES)
 
@@ -558,12 +776,14 @@ def test_a_cache_that_goes_while_it_is_read(own: Path) -> None:
     """Its files never change under their names; one that is gone is an error, not other ticks."""
     cache = load(columns.place_of(own))
     assert isinstance(cache, Columns)
-    part = ColumnsSource(own, FEATURES, cache).build_part("", "log", None)
-    part.next_batch()
-    for path in cache.directory.glob("trades/*"):
-        path.unlink()
-    with pytest.raises(ColumnsError, match="run again"):
-        list(iter(part.next_batch, None))
+    for bars, folder in ((False, "trades"), (True, "bars")):
+        cache = msgspec.structs.replace(cache, bars=bars)
+        part = ColumnsSource(own, FEATURES, cache).build_part("", "log", None)
+        part.next_batch()
+        for path in cache.directory.glob(f"{folder}/*"):
+            path.unlink()
+        with pytest.raises(ColumnsError, match="run again"):
+            list(iter(part.next_batch, None))
 
 
 def test_nothing_but_a_cache_is_removed(log: Path, tmp_path: Path) -> None:
