@@ -313,7 +313,8 @@ def _may_reach(block: bytes, from_ns: int) -> bool:
 
     It spares a look at each of the lines: if none does, none `_is_from` the stamp.
     """
-    return max(map(_stamp_text, block.split(b"\n"))) >= b"%d" % from_ns
+    newest: bytes = max(map(_stamp_text, block.split(b"\n")))
+    return newest >= b"%d" % from_ns
 
 
 def _has_mark(text: bytes) -> bool:

@@ -51,7 +51,7 @@ def test_the_commands_of_the_page(alpha: Any, log: Path) -> None:
     assert [each[0] for each in replays] == ["cache", "log", "cache"]
     assert len({each[1:] for each in replays}) == 1
     assert [each for each in found if isinstance(each, str)] == [
-        *("made", "checked", "made", "made")
+        *("made", "checked", "made", "made", "made")
     ]
     done = subprocess.run(
         [sys.executable, "-c", blocks["python"]], capture_output=True, text=True, check=True
@@ -75,6 +75,16 @@ def test_a_cache_that_does_not_fit_is_one_line(alpha: Any, log: Path, tmp_path: 
     assert "nothing" in alpha("compact", log).out
     first = alpha("replay", log, "--out", "a")
     assert first.json["read_from"] == "cache"
+    file = next((tmp_path / "LOG.columns" / "bars").iterdir())
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    again = alpha("replay", log, "--out", "a")
+    assert again.json["read_from"] == "cache"
+    assert sums(again.json) == sums(first.json)
+    assert again.err.count("\n") == 1
+    for word in ("LOG.columns", "not its bars", file.name, "damaged", "alpha compact"):
+        assert word in again.err
+    check = alpha("compact", log, "--check")
+    assert (check.code, "not its bars" in check.err) == (0, True)
     file = next((tmp_path / "LOG.columns" / "quotes").iterdir())
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     again = alpha("replay", log, "--out", "a")
@@ -88,6 +98,36 @@ def test_a_cache_that_does_not_fit_is_one_line(alpha: Any, log: Path, tmp_path: 
     assert "made anew" in mended.err
     assert alpha("compact", log, "--check").code == 0
     assert alpha("replay", log, "--out", "a").json["read_from"] == "cache"
+
+
+@pytest.mark.engine
+def test_bars_are_made_and_removed(alpha: Any, log: Path, tmp_path: Path) -> None:
+    """Each says so in a word; the ticks stay as they are."""
+    made = alpha("compact", log, "--json").json
+    assert made["bytes_bars"] > 0
+    bare = alpha("compact", log, "--no-bars", "--json").json
+    assert (bare["did"], bare["bytes_bars"]) == ("bars removed", None)
+    assert bare["bytes"] == made["bytes"] - made["bytes_bars"]
+    ran = alpha("replay", log, "--out", "a")
+    assert (ran.json["read_from"], ran.err) == ("cache", "")
+    assert "without bars" in alpha("compact", log, "--no-bars").out
+    again = alpha("compact", log)
+    assert "bars made:" in again.out
+    assert "bars made anew: it had none" in again.err
+    assert sums(alpha("replay", log, "--out", "a").json) == sums(ran.json)
+    file = next((tmp_path / "LOG.columns" / "quotes").iterdir())
+    file.write_bytes(b"")
+    ran = alpha("replay", log, "--out", "a")
+    assert (ran.json["read_from"], ran.err) == ("cache", "")
+    alpha("compact", log, "--check").failed_with(NOT_IN_ORDER, "damaged", "its bars are in order")
+
+
+def test_no_library_of_the_cache_is_loaded_for_a_replay_without() -> None:
+    """A plain install has neither numpy nor pyarrow."""
+    text = "import dataflows.cli.replay, sys; print({'numpy', 'pyarrow'} & set(sys.modules))"
+    command, root = [sys.executable, "-c", text], PAGE.parents[1]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 def test_what_was_mistyped(alpha: Any, log: Path) -> None:

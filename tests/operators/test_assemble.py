@@ -34,6 +34,7 @@ from operators.records import (
     Columns,
     Context,
     Feed,
+    Handover,
     Phase,
     Quote,
     Ticks,
@@ -679,3 +680,29 @@ def test_oracle_a_print_is_absurd_by_its_distance_from_the_level(
     assert columns["dropped_ticks"] == len(trades) - len(kept)
     if kept:
         assert (columns["high"], columns["low"]) == (round12(max(kept)), round12(min(kept)))
+
+
+# --- bars that were assembled before -------------------------------------------------------------
+
+
+def test_a_bar_passes_as_it_is() -> None:
+    """And leaves no trace."""
+    state = STEP.initial()
+    item = BarItem(Phase(M, False, 1, M), 0, Bar(0, "BTC", M, 0, {"close": 1.0}))
+    assert STEP.step(state, item) == [item]
+    assert state == STEP.initial()
+
+
+def test_what_is_handed_over_is_all_that_is_known() -> None:
+    """Whatever the step knew before: it goes on as the one that was stored."""
+    known, other = STEP.initial(), STEP.initial()
+    for state, px in ((known, 100.0), (other, 200.0)):
+        STEP.step(state, ticks_of([trade(START, px, tid=7)], [quote(START)]))
+        STEP.step(state, boundary())
+    assert STEP.step(other, Handover(CODEC.encode(known))) == []
+    assert CODEC.encode(other) == CODEC.encode(known)
+    late = ticks_of([trade(START, 100.0, tid=7), trade(START + 1, 101.0, tid=8)])
+    goes_on = [(STEP.step(state, late), STEP.step(state, boundary(final=True)))
+               for state in (known, other)]  # fmt: skip
+    assert goes_on[0] == goes_on[1]
+    assert goes_on[0][1][0].bar is not None
