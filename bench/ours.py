@@ -110,14 +110,24 @@ def events(meta: dict[str, Any], timed: Timed) -> dict[str, Any]:
 
 def cache(meta: dict[str, Any], timed: Timed) -> dict[str, Any]:
     """The same from the columnar cache of the log, which is made before; checking it is timed."""
-    columns = import_module("dataflows.connectors.columns")
+    return _from_cache(meta, timed, bars=True)
+
+
+def cache_ticks(meta: dict[str, Any], timed: Timed) -> dict[str, Any]:
+    """The same from the ticks of the cache, as where its bars do not fit the feature pack."""
     for heavy in ("numpy", "pyarrow", "pyarrow.ipc"):  # which it loads when it meets a cache
         import_module(heavy)
+    return _from_cache(meta, timed, bars=False)
+
+
+def _from_cache(meta: dict[str, Any], timed: Timed, *, bars: bool) -> dict[str, Any]:
+    columns = import_module("dataflows.connectors.columns")
     log, features = log_of(meta), load_packs().features
 
     def found() -> dict[str, Any]:
-        usable = columns.usable(log, columns.place_of(log), features)
+        usable = columns.usable(log, columns.place_of(log), features, bars=bars)
         assert isinstance(usable, columns.Columns), usable
+        assert usable.bars == bars, usable.no_bars
         return {"columns": usable}
 
     return _replayed(meta, timed, log, found)

@@ -197,6 +197,7 @@ FIGURES: tuple[tuple[str, Value, str, float | None, bool], ...] = (
     ("frames to events / msgspec decode", ratio("decode", "events"), "x", 0.5, True),
     ("frames to events, warm / msgspec decode", ratio("decode", "events-warm"), "x", 0.5, True),
     ("cache to events / frames to events", ratio("events", "cache"), "x", 4.0, True),
+    ("its ticks to events / frames to events", ratio("events", "cache-ticks"), "x", None, True),
     (
         "bars to events, 20 pairs x 30 days",
         of("bars-events", lambda x: x["seconds"] * BARS_ROWS / x["bars"]),

@@ -110,6 +110,7 @@ CONTENDERS = {
     "events": "ours:events",
     "events-warm": "ours:events_warm",
     "cache": "ours:cache",
+    "cache-ticks": "ours:cache_ticks",
     "bars-events": "ours:bars_events",
     "trial": "ours:trial",
     "stages": "stages:stages",

@@ -84,7 +84,10 @@ def contenders(*, quick: bool = False, bars: Path | None = None) -> list[Contend
         _own("events-warm", "the same, with baselines of a week to begin with", main),
     ]
     if "compact" in COMMANDS:
-        found.append(_own("cache", "columnar cache to files: alpha replay LOG", main, compact=True))
+        found += [
+            _own("cache", "columnar cache to files: alpha replay LOG", main, compact=True),
+            _own("cache-ticks", "the same without its bars", main, compact=True),
+        ]
     found += [
         _own("events@50", "log to files at 50 assets", alike[50], entry="events"),
         _own("events@1000", "the same tick rate at 1,000 assets", alike[1000], entry="events"),
