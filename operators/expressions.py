@@ -161,10 +161,25 @@ PYTHON_NAMES: dict[str, Any] = {
 FAILURES = (ZeroDivisionError, OverflowError)  # make an expression NULL
 
 
+_HELD = "_held"  # the variable in Python of a number that is being checked
+
+
 def _renamed(node: Any, variables: Mapping[str, str]) -> Any:
-    """Return a tree with variables in the place of columns, and names of Python for functions."""
+    """Return a tree with variables in the place of columns, and names of Python for functions.
+
+    The check of a number is written out: `_finite` is called for one that fails it.
+    """
     if isinstance(node, list):
         return [_renamed(each, variables) for each in node]
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        call = ast.Call(_renamed(node.func, variables), _renamed(node.args, variables), [])
+        if node.func.id != "<finite>":
+            return call
+        held, (number,) = ast.Name(_HELD, ast.Load()), call.args
+        kept = ast.NamedExpr(ast.Name(_HELD, ast.Store()), number)
+        nothing = ast.BinOp(kept, ast.Sub(), held)
+        is_finite = ast.Compare(nothing, [ast.Eq()], [ast.Constant(0.0)])
+        return ast.IfExp(is_finite, held, ast.Call(call.func, [held], []))
     if isinstance(node, ast.Name):
         own = f"_{node.id.strip('<>')}" if node.id.startswith("<") else variables[node.id]
         return ast.Name(own, node.ctx)

@@ -75,8 +75,11 @@ class _Text:
         self._naming = naming
         self._read: dict[str, str] = {}  # column -> variable
         self._lines: list[str] = []
+        self._triggers: dict[str, str] = {}  # text of a trigger -> the variable of its value
+        status, thin = self._column("dq_status"), self._column("illiquidity_hit")
+        self._put(1, f"good = {status} == DQ_OK and not {thin}")
         for number, expression in enumerate(flags.values()):
-            self._flag(f"f{number}", expression)
+            self._flag(number, expression)
         variables = {name: f"f{number}" for number, name in enumerate(flags)}
         # What is found is evaluated with the flags; a stored name stands above the pack's.
         self._flagged = variables | {stored[name]: variables[name] for name in flags}
@@ -105,21 +108,22 @@ class _Text:
         """Return the variable of a column as detectors see it."""
         return self._flagged.get(name) or self._column(name)
 
-    def _flag(self, variable: str, trigger: Expression) -> None:
+    def _flag(self, number: int, trigger: Expression) -> None:
         """A cheap flag: the trigger alone, on a minute that is ok and liquid; NULL with an
         operand."""
         variables = {name: self._column(name) for name in trigger.names}
-        status, thin = self._column("dq_status"), self._column("illiquidity_hit")
-        value = f"True if {trigger.python(variables)} else False"
-        self._put(1, f"{variable} = None")
+        text, held, flag = trigger.python(variables), f"t{number}", f"f{number}"
+        self._triggers[text] = held
+        self._put(1, f"{held} = {flag} = None")
         self._put(1, f"if {_known(variables.values())}:")
+        depth = 2
         if trigger.may_fail:
             self._put(2, "try:")
-            self._put(3, f"{variable} = {value}")
+            depth = 3
+        self._put(depth, f"{held} = True if {text} else False")
+        self._put(depth, f"{flag} = {held} and good")
+        if trigger.may_fail:
             self._put(2, "except FAILURES: pass")
-            self._put(2, f"if {variable}: {variable} = {status} == DQ_OK and not {thin}")
-        else:
-            self._put(2, f"{variable} = {status} == DQ_OK and not {thin} and ({value})")
 
     def _detector(self, number: int, detector: Detector) -> None:
         """Note a detector among the hits, or a NULL that silenced it."""
@@ -129,22 +133,29 @@ class _Text:
         for guard in detector.guards:
             depth = self._guard(guard, depth)
         triggers = (detector.trigger, *detector.tier_triggers.values())
-        expressions = (*detector.conditions, *triggers)
-        texts = [each.python({n: self._seen(n) for n in each.names}) for each in expressions]
-        held = " and ".join(texts[: len(detector.conditions)]) or "True"
-        fired = " or ".join(texts[len(detector.conditions) :])
-        if any(each.may_fail for each in expressions):
-            # Every trigger is evaluated: one that is NULL silences the others, too.
-            every = ", ".join(texts[len(detector.conditions) :])
-            self._put(depth, "try:")
-            self._put(
-                depth + 1, f"if {held} and True in [True if t else False for t in ({every},)]:"
-            )
-            self._put(depth + 2, f"hits.append({number})")
-            self._put(depth, f"except FAILURES: nulls[{number}] += 1")
+        conditions = [self._text_of(each) for each in detector.conditions]
+        texts = [self._text_of(each) for each in triggers]
+        hit, silenced = f"hits.append({number})", f"nulls[{number}] += 1"
+        if not any(each.may_fail for each in (*detector.conditions, *triggers)):
+            texts = [self._triggers.get(text, text) for text in texts]
+            fired = texts[0] if len(texts) == 1 else f"({' or '.join(texts)})"
+            self._put(depth, f"if {' and '.join([*conditions, fired])}: {hit}")
+        elif not conditions and texts[0] in self._triggers and len(texts) == 1:
+            held = self._triggers[texts[0]]
+            self._put(depth, f"if {held}: {hit}")
+            self._put(depth, f"elif {held} is None: {silenced}")
         else:
-            self._put(depth, f"if {held} and ({fired}): hits.append({number})")
-        self._put(1, f"else: nulls[{number}] += 1")
+            # Every trigger is evaluated: one that is NULL silences the others, too.
+            every = " | ".join([f"(True if {text} else False)" for text in texts])
+            fired = texts[0] if len(texts) == 1 else f"({every})"
+            self._put(depth, "try:")
+            self._put(depth + 1, f"if {' and '.join([*conditions, fired])}: {hit}")
+            self._put(depth, f"except FAILURES: {silenced}")
+        self._put(1, f"else: {silenced}")
+
+    def _text_of(self, expression: Expression) -> str:
+        """Return an expression over what detectors see."""
+        return expression.python({name: self._seen(name) for name in expression.names})
 
     def _guard(self, guard: Expression, depth: int) -> int:
         """Go on unless a guard is false; NULL is not false."""
