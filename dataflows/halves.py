@@ -18,6 +18,7 @@ from operators.budget import Budget, BudgetState
 from operators.context import Context, ContextState
 from operators.detect import Detect
 from operators.engine import ALL, Packed, rekey, stateful, to_all
+from operators.join import by_phase
 from operators.modes import Run
 from operators.normalize import Normalize, Warm
 from operators.records import (
@@ -27,6 +28,7 @@ from operators.records import (
     MarketPhase,
     Published,
     RowItem,
+    RowItems,
     ScoredItem,
     ScoreItem,
     Ticks,
@@ -79,13 +81,21 @@ class Products(NamedTuple):
 
 def judge(marked: KeyedStream[RowItem], packs: Packs, run: Run | None = None) -> Products:
     """Join the assets, score the candidates, cap the events, and send each where the run says."""
-    gathered = rekey("gather", marked, to_all, RowItem)
-    joined = stateful("context", gathered, Context(packs), Packed(ContextState))
+    joined = stateful("context", _gathered(marked), Context(packs), Packed(ContextState))
     market = rekey("market", joined, to_all, MarketPhase)
     by_asset = rekey("scatter", joined, _asset_key, ScoreItem)
     scored = stateful("score", by_asset, Score(packs, PRODUCER, GIT_COMMIT), Packed(ScoreState))
     settled = rekey("settle", scored, to_all, ScoredItem)
     return Products(market, stateful("budget", settled, Budget(packs, run), Packed(BudgetState)))
+
+
+def _gathered(marked: KeyedStream[RowItem]) -> KeyedStream[RowItems]:
+    """Bring the assets together, those of a phase that came at once as one item."""
+
+    def batch(items: list[tuple[str, RowItem]]) -> list[tuple[str, RowItems]]:
+        return [(ALL, came) for came in by_phase([item for _, item in items])]
+
+    return op.flat_map_batch("gather", marked, batch)
 
 
 def _asset_key(item: ScoreItem) -> str:

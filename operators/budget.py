@@ -38,7 +38,7 @@ class BudgetState(msgspec.Struct):
 
 
 class Budget:
-    """`ScoredItem`s of all assets and MARKET in, one `Published` per phase out."""
+    """`ScoredItem`s of MARKET and some assets in, one `Published` per phase out."""
 
     def __init__(self, packs: Packs, run: Run | None = None) -> None:
         self._cap = packs.budgets.global_per_minute
@@ -54,7 +54,7 @@ class Budget:
         """Take one asset's item; return the accounts of the phases that are complete."""
         phase = item.phase
         expected = phase.n_assets + 1  # the assets and MARKET
-        complete = state.join.collect(phase, item.asset_uid, item, expected=expected)
+        complete = state.join.collect(phase, {item.asset_uid: item}, expected=expected)
         return [self._settle(state, items[0].phase, items) for items in complete]
 
     def _settle(self, state: BudgetState, phase: Phase, items: list[ScoredItem]) -> Published:

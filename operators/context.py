@@ -32,16 +32,18 @@ from operators.records import (
     Phase,
     Row,
     RowItem,
+    RowItems,
     ScoreItem,
     TierMove,
 )
 from operators.rotation import RotationState
-from operators.score import holds_in_tier, rate
+from operators.score import holds_in_tier, longest_quiet_ms, on_frames, rate
 from operators.tiers import TierState, step_tiers, tier_of
 from operators.universe import UniverseState
 from packs.loader import Detector, Packs
-from packs.schema import MINUTE_TF
+from packs.schema import MINUTE_TF, TIMEFRAMES
 
+VERSION = 3  # of the state
 STEP_TF = "15m"  # of rotation
 RS_LIST_LENGTH = 5
 LEADER_EPSILON = 1e-9  # build plan 6.4: below this nobody leads and the first major stands in
@@ -61,23 +63,27 @@ Marked = tuple[Row, tuple[Candidate, ...] | None]
 
 
 class ContextState(msgspec.Struct):
-    """Everything the join remembers."""
+    """Everything the join remembers.
 
-    version: int = 2
+    fired : the assets that scoring may have muted: the newest label with candidates, by timeframe.
+    """
+
+    version: int = VERSION
     join: Join[RowItem] = msgspec.field(default_factory=Join[RowItem])
     activity: Activity = msgspec.field(default_factory=Activity)
     tiers: TierState = msgspec.field(default_factory=TierState)
     last: dict[str, dict[int, Row]] = {}
     revisions: dict[str, int] = {}
     spiked: dict[int, bool] = {}
+    fired: dict[int, dict[str, int]] = {}
     approx: bool = False
     universe: UniverseState = msgspec.field(default_factory=UniverseState)
     rotation: RotationState = msgspec.field(default_factory=RotationState)
 
 
 class Context:
-    """`RowItem`s of all assets in; `MarketPhase`, then one `ScoreItem` per asset and MARKET out,
-    of MARKET alone where no asset has a row."""
+    """`RowItem`s of all assets in; `MarketPhase`, then a `ScoreItem` of MARKET and of each asset
+    with which scoring has something to do: it has candidates, or may be muted."""
 
     def __init__(self, packs: Packs) -> None:
         self._packs = packs
@@ -85,16 +91,21 @@ class Context:
         self._naming = Naming(packs.features)
         self._marketwide = Marketwide(packs)
         self._detectors: dict[str, Detector] = {d.detector_id: d for d in packs.detectors}
+        self._quiet_ms: dict[str, int] = {tf: longest_quiet_ms(packs, tf) for tf in TIMEFRAMES}
+        self._all_are_scored = any(on_frames(packs).values())
 
     def initial(self) -> ContextState:
         """Return the state before the first minute."""
         return ContextState()
 
-    def step(self, state: ContextState, item: RowItem) -> list[MarketPhase | ScoreItem]:
-        """Take one asset's item; return the phases that are complete."""
-        phase, outputs = item.phase, list[MarketPhase | ScoreItem]()
-        complete = state.join.collect(phase, item.asset_uid, item, expected=phase.n_assets)
-        for items in complete:
+    def step(self, state: ContextState, came: RowItems) -> list[MarketPhase | ScoreItem]:
+        """Take some assets' items of a phase; return the phases that are complete."""
+        if state.version < VERSION:
+            _migrate(state)
+        phase, outputs = came.phase, list[MarketPhase | ScoreItem]()
+        by_asset = {item.asset_uid: item for item in came.items}
+        assert len(by_asset) == len(came.items), f"an asset sent {phase} twice"
+        for items in state.join.collect(phase, by_asset, expected=phase.n_assets):
             done = items[0].phase
             if done.final and not any(each.rows for each in items):
                 outputs += _unchanged(done)
@@ -127,20 +138,51 @@ class Context:
         frames = tuple(
             [self._frame(state, tf, phase) for tf in sorted({row.tf for row, _ in marked})]
         )
+        told = [
+            (item, rows)
+            for item, rows in zip(items, rows_of, strict=True)
+            if self._is_scored(state, item)
+        ]
+        share = msgspec.structs.replace(phase, n_assets=len(told))
         joined = [
             ScoreItem(
-                phase,
+                share,
                 item.asset_uid,
                 rows,
                 item.candidates or ((),) * len(rows),
                 frames,
                 tier_of(state.tiers, item.asset_uid),
             )
-            for item, rows in zip(items, rows_of, strict=True)
+            for item, rows in told
         ]
         every = tuple([row for rows in rows_of for row in rows])
-        market = self._market_item(phase, frames)
+        market = self._market_item(share, frames)
         return [MarketPhase(phase, frames, every, audit), market, *joined]
+
+    def _is_scored(self, state: ContextState, item: RowItem) -> bool:
+        """Tell whether scoring has something to do with an asset's share of a phase.
+
+        Without candidates it only ends a mute, on the first row of the timeframe that comes late
+        enough after the last candidate: for no detector later than after `longest_quiet_ms`.
+        """
+        if self._all_are_scored:
+            return True
+        fired = state.fired.get(item.asset_uid)
+        if any(item.candidates):
+            fired = {} if fired is None else fired
+            for row, candidates in zip(item.rows, item.candidates, strict=True):
+                if candidates:
+                    fired[row.tf] = row.exchange_ts_ms
+            state.fired[item.asset_uid] = fired
+            return True
+        if fired is None:  # nearly every item
+            return False
+        for row in item.rows:
+            if row.exchange_ts_ms - fired.get(row.tf, row.exchange_ts_ms) > self._quiet_ms[row.tf]:
+                del fired[row.tf]
+        if not fired:
+            del state.fired[item.asset_uid]
+        return True
 
     def _market_item(self, phase: Phase, frames: tuple[Frame, ...]) -> ScoreItem:
         """Return the market's own rows with what its detectors find on them."""
@@ -384,9 +426,15 @@ def _pairs(item: RowItem) -> list[Marked]:
     return list(zip(item.rows, item.candidates, strict=True))
 
 
+def _migrate(state: ContextState) -> None:
+    """Bring a state of version 2 to this one: every asset may be muted."""
+    for uid, past in state.activity.past.items():
+        state.fired[uid] = dict.fromkeys(TIMEFRAMES, past.newest_ms)
+    state.version = VERSION
+
+
 def _unchanged(phase: Phase) -> list[MarketPhase | ScoreItem]:
-    """Pass on a final phase in which nobody has a row: there is nothing to score on an asset, so
-    that the market's item alone makes it complete."""
+    """Pass on a final phase in which nobody has a row: there is nothing to score on an asset."""
     alone = msgspec.structs.replace(phase, n_assets=0)
     return [MarketPhase(phase, (), ()), ScoreItem(alone, MARKET_UID, (), (), ())]
 

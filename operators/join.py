@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Generic, TypeVar
 
 import msgspec
 
-from operators.records import Phase
+from operators.records import Phase, RowItem, RowItems
 
 T = TypeVar("T")
 
@@ -27,8 +28,8 @@ class Join(msgspec.Struct, Generic[T]):
     expected: dict[int, int] = {}
     follows: dict[int, int] = {}
 
-    def collect(self, phase: Phase, asset_uid: int, item: T, *, expected: int) -> list[list[T]]:
-        """File an item; return the phases that are complete now, each in asset order.
+    def collect(self, phase: Phase, items: Mapping[int, T], *, expected: int) -> list[list[T]]:
+        """File items by asset; return the phases that are complete now, each in asset order.
 
         A phase needs `expected` items. Each asset sends its phases in order, so they complete in
         order, unless the roster changes: the assets of the next phase may complete it before one
@@ -36,16 +37,17 @@ class Join(msgspec.Struct, Generic[T]):
         nothing has come yet. The first phase that a join meets has nothing to wait for.
         """
         key = phase.number
-        assert key > self.done, f"asset {asset_uid} sent {phase} after {self.done} was complete"
+        assert key > self.done, f"assets {[*items]} sent {phase} after {self.done} was complete"
         collected = self.pending.get(key)
         if collected is None:
             collected = self.pending[key] = {}
             self.expected[key], self.follows[key] = expected, phase.follows
             assert len(self.pending) <= PENDING_PHASES_MAX, f"join stuck since {min(self.pending)}"
-        assert asset_uid not in collected, f"asset {asset_uid} sent {phase} twice"
-        collected[asset_uid] = item
+        twice = collected.keys() & items.keys()
+        assert not twice, f"assets {sorted(twice)} sent {phase} twice"
+        collected.update(items)
         complete: list[list[T]] = []
-        if len(collected) < expected:  # nearly every item
+        if len(collected) < expected:
             return complete
         while self.pending and self._is_next(first := min(self.pending)):
             self.done = first
@@ -59,3 +61,15 @@ class Join(msgspec.Struct, Generic[T]):
         if self.done and self.follows.get(key, 0) > self.done:
             return False
         return key in self.expected and len(self.pending[key]) >= self.expected[key]
+
+
+def by_phase(items: Iterable[RowItem]) -> list[RowItems]:
+    """Return items that came together, those of a phase as one; phases in the order they came."""
+    found: dict[Phase, list[RowItem]] = {}
+    phase, own = None, list[RowItem]()
+    for item in items:
+        if item.phase is not phase:
+            phase = item.phase
+            own = found.setdefault(phase, [])
+        own.append(item)
+    return [RowItems(phase, tuple(own)) for phase, own in found.items()]

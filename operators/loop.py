@@ -11,6 +11,7 @@ from operators.budget import Budget, BudgetState
 from operators.context import Context, ContextState
 from operators.detect import Detect
 from operators.feed import Item
+from operators.join import by_phase
 from operators.modes import Run
 from operators.normal_state import NormaliseState
 from operators.normalize import Normalize
@@ -77,8 +78,8 @@ class Loop:
         """Feed rows with candidates at the join."""
         outputs: list[MarketPhase | Published] = []
         states = self.state.score
-        for item in items:
-            for joined in self._context.step(self.state.context, item):
+        for came in by_phase(items):
+            for joined in self._context.step(self.state.context, came):
                 if isinstance(joined, MarketPhase):
                     outputs.append(joined)
                     continue

@@ -4,11 +4,12 @@
 
 Bars that were assembled before come in the place of ticks and boundaries, and pass (decision 16).
 
-Every step sends exactly one item per asset and phase, even an empty one, so that a join can count
-(design 3); behind the join, a final phase without a row is MARKET's alone. A phase is one of the
-two closings of a minute: sealed (T + lateness) and final (T + grace); imported bars have the second
-only where a longer bar ends. `None` means NULL. Column values live in a dict because the feature
-pack, not this file, says which columns there are.
+Up to the join every step sends exactly one item per asset and phase, even an empty one, so that it
+can count (design 3); behind it, only MARKET and those assets have a share of a phase with which
+scoring has something to do, and the phase says how many. A phase is one of the two closings of a
+minute: sealed (T + lateness) and final (T + grace); imported bars have the second only where a
+longer bar ends. `None` means NULL. Column values live in a dict because the feature pack, not this
+file, says which columns there are.
 """
 
 from typing import Any
@@ -225,6 +226,13 @@ class RowItem(msgspec.Struct, frozen=True):
     rows: tuple[Row, ...]
     candidates: tuple[tuple[Candidate, ...], ...] = ()
     baselines: tuple[BaselineState, ...] = ()
+
+
+class RowItems(msgspec.Struct, frozen=True):
+    """Items of one phase that came together, each of another asset."""
+
+    phase: Phase
+    items: tuple[RowItem, ...]
 
 
 class Frame(msgspec.Struct, frozen=True):

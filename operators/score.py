@@ -107,10 +107,7 @@ class Score:
             tier: _budgets_of(tier, packs) for tier in TIERS
         }
         self.nulls: dict[str, int] = {}
-        self._on_frames: dict[str, list[Detector]] = {
-            tf: [d for d in packs.detectors if d.needs_frame and is_of_assets(d) and tf in d.tfs]
-            for tf in TIMEFRAMES
-        }
+        self._on_frames = on_frames(packs)
         self._nothing_on_frames = not any(self._on_frames.values())
 
     def initial(self) -> ScoreState:
@@ -120,7 +117,7 @@ class Score:
     def step(self, state: ScoreState, item: ScoreItem) -> list[ScoredItem]:
         """Account for every candidate of a phase."""
         if not state.runs and self._nothing_on_frames and not any(item.candidates):
-            return [ScoredItem(item.phase, item.asset_uid, (), (), 0)]  # nearly every item
+            return [ScoredItem(item.phase, item.asset_uid, (), (), 0)]
         drafts: list[Draft] = []
         suppressed: list[Suppression] = []
         closed: list[Suppression] = []
@@ -341,6 +338,20 @@ class Score:
             return False
         state.spent[account] = spent + 1
         return True
+
+
+def on_frames(packs: Packs) -> dict[str, list[Detector]]:
+    """Return by timeframe the detectors of assets that can be evaluated only after the join."""
+    return {
+        tf: [d for d in packs.detectors if d.needs_frame and is_of_assets(d) and tf in d.tfs]
+        for tf in TIMEFRAMES
+    }
+
+
+def longest_quiet_ms(packs: Packs, tf: str) -> int:
+    """Return after how long without a candidate of any detector every run of a timeframe is over
+    with the next row."""
+    return max((_quiet_ms(detector, tf) for detector in packs.detectors), default=0)
 
 
 def novelty(scoring: Scoring, detector: Detector, last: Emission | None, label_ms: int) -> float:

@@ -28,7 +28,7 @@ from operators.events import WINDOW_SEC
 from operators.expressions import ColumnType
 from operators.lattice import MINUTE_MS
 from operators.publish import frame_json
-from operators.records import Columns, MarketPhase, Phase, Row, RowItem
+from operators.records import Columns, MarketPhase, Phase, Row, RowItem, RowItems
 from operators.rotation import STEP_MS
 from packs.loader import Packs
 from packs.schema import COLUMN_TYPES, DEFAULT_TIER, MINUTE_TF, TIMEFRAMES
@@ -256,11 +256,12 @@ class _Maker:
             by_asset.setdefault(row.asset_uid, []).append(row)
         phase = Phase(label, final, len(by_asset), clock_ms)
         market: MarketPhase | None = None
-        for uid, rows in by_asset.items():
-            item = RowItem(phase, uid, tuple(rows), ((),) * len(rows))
-            for output in self._context.step(self._state, item):
-                if isinstance(output, MarketPhase):
-                    market = output
+        items = [
+            RowItem(phase, uid, tuple(rows), ((),) * len(rows)) for uid, rows in by_asset.items()
+        ]
+        for output in self._context.step(self._state, RowItems(phase, tuple(items))):
+            if isinstance(output, MarketPhase):
+                market = output
         assert market is not None, f"no frame of minute {label}"
         for offset, row in found:
             self._remember(offset, row)

@@ -28,6 +28,7 @@ from operators.records import (
     Phase,
     Row,
     RowItem,
+    RowItems,
     ScoreItem,
 )
 from operators.score import Score
@@ -126,7 +127,11 @@ class Market:
 
     def feed(self, made: Iterable[RowItem]) -> list[MarketPhase | ScoreItem]:
         """Return everything that comes out."""
-        return [out for item in made for out in self.step.step(self.state, item)]
+        return [
+            out
+            for item in made
+            for out in self.step.step(self.state, RowItems(item.phase, (item,)))
+        ]
 
     def phase(
         self, minute: int, *assets: Asset, final: bool = False, silent: Sequence[int] = ()
@@ -161,9 +166,9 @@ def phase(minute: int, *, final: bool = False, n: int = 3) -> Phase:
 def test_a_phase_is_complete_when_all_have_sent() -> None:
     """Whatever the order of arrival, they come out by asset."""
     join = Join[str]()
-    assert join.collect(phase(1), 7, "c", expected=3) == []
-    assert join.collect(phase(1), -1, "a", expected=3) == []
-    assert join.collect(phase(1), 3, "b", expected=3) == [["a", "b", "c"]]
+    assert join.collect(phase(1), {7: "c"}, expected=3) == []
+    assert join.collect(phase(1), {-1: "a"}, expected=3) == []
+    assert join.collect(phase(1), {3: "b"}, expected=3) == [["a", "b", "c"]]
     assert join.pending == join.expected == {}
 
 
@@ -175,9 +180,9 @@ def test_sealed_and_final_are_two_phases() -> None:
     """
     join = Join[str]()
     for p in (phase(1), phase(1, final=True), phase(2)):
-        assert join.collect(p, 1, "one", expected=2) == []
+        assert join.collect(p, {1: "one"}, expected=2) == []
     for p in (phase(1), phase(1, final=True), phase(2)):
-        assert join.collect(p, 2, "two", expected=2) == [["one", "two"]]
+        assert join.collect(p, {2: "two"}, expected=2) == [["one", "two"]]
 
 
 @given(st.data())
@@ -189,25 +194,25 @@ def test_property_arrival_order_between_assets_does_not_matter(data: st.DataObje
     while any(waiting.values()):
         uid = data.draw(st.sampled_from([u for u, left in waiting.items() if left]))
         p = waiting[uid].pop(0)
-        complete += [(p, done) for done in join.collect(p, uid, uid, expected=3)]
+        complete += [(p, done) for done in join.collect(p, {uid: uid}, expected=3)]
     assert complete == [(p, [0, 4, 9]) for p in phases]
 
 
 def test_an_item_twice_is_a_bug() -> None:
     """Within an open phase it is noticed at once."""
     join = Join[str]()
-    join.collect(phase(1), 1, "one", expected=2)
+    join.collect(phase(1), {1: "one"}, expected=2)
     with pytest.raises(AssertionError, match="twice"):
-        join.collect(phase(1), 1, "one", expected=2)
+        join.collect(phase(1), {1: "one"}, expected=2)
 
 
 def test_an_item_after_its_phase_is_a_bug_too() -> None:
     """Its phase completed without it being missed: somebody sent it twice."""
     join = Join[str]()
     for uid in (1, 2):
-        join.collect(phase(1), uid, "x", expected=2)
+        join.collect(phase(1), {uid: "x"}, expected=2)
     with pytest.raises(AssertionError):
-        join.collect(phase(1), 1, "x", expected=2)
+        join.collect(phase(1), {1: "x"}, expected=2)
 
 
 @given(st.data())
@@ -225,7 +230,7 @@ def test_property_a_phase_waits_for_those_before_it(data: st.DataObject) -> None
         uid = data.draw(st.sampled_from([u for u, left in waiting.items() if left]))
         minute = waiting[uid].pop(0)
         expected = len(rosters[minute])
-        complete += join.collect(phase(minute, n=expected), uid, uid, expected=expected)
+        complete += join.collect(phase(minute, n=expected), {uid: uid}, expected=expected)
     assert complete == [list(roster) for roster in rosters.values()]
 
 
@@ -238,24 +243,24 @@ def test_rosters_that_share_no_asset_complete_in_order() -> None:
     second = msgspec.structs.replace(second, follows=first.number)
     third = msgspec.structs.replace(third, follows=second.number)
     join = Join[int]()
-    assert join.collect(first, 1, 1, expected=1) == [[1]]
-    assert join.collect(third, 3, 3, expected=1) == []
-    assert join.collect(second, 2, 2, expected=1) == [[2], [3]]
+    assert join.collect(first, {1: 1}, expected=1) == [[1]]
+    assert join.collect(third, {3: 3}, expected=1) == []
+    assert join.collect(second, {2: 2}, expected=1) == [[2], [3]]
 
 
 def test_a_join_begins_with_whatever_comes_first() -> None:
     """A market that starts in the middle of a topic waits for nothing from before."""
     begun = msgspec.structs.replace(phase(7, n=1), follows=phase(6).number)
-    assert Join[int]().collect(begun, 1, 1, expected=1) == [[1]]
+    assert Join[int]().collect(begun, {1: 1}, expected=1) == [[1]]
 
 
 def test_a_join_that_waits_for_ever_fails() -> None:
     """Two weeks of minutes and one asset that never answers."""
     join = Join[int]()
     for minute in range(1, PENDING_PHASES_MAX + 1):
-        assert join.collect(phase(minute), 1, 1, expected=2) == []
+        assert join.collect(phase(minute), {1: 1}, expected=2) == []
     with pytest.raises(AssertionError, match="stuck"):
-        join.collect(phase(PENDING_PHASES_MAX + 1), 1, 1, expected=2)
+        join.collect(phase(PENDING_PHASES_MAX + 1), {1: 1}, expected=2)
 
 
 # --- the leader ----------------------------------------------------------------------------------
@@ -511,7 +516,7 @@ def test_a_longer_frame_is_folded_from_the_rows_of_its_timeframe(tf: Timeframe) 
     assert frame.extras == short.extras
     assert frame.columns["leader"] == "BTC"
     assert frame.columns["rs_top"] == ["ETH", "BTC", "SOL"]
-    assert [item.frames for item in back] == [(frame,)] * 5
+    assert [item.frames for item in back] == [(frame,)]
     assert [(row.asset_uid, row.tf) for row in phase.rows] == [(uid, tf) for uid in range(4)]
 
 
@@ -525,7 +530,8 @@ def test_a_phase_folds_one_frame_for_each_timeframe_in_it() -> None:
         (row,) = item.rows
         amended = (row,) if item.asset_uid == 1 else ()
         rows = (*amended, at_timeframe(row, "15m"), at_timeframe(row, "1h"))
-        made.append(msgspec.structs.replace(item, rows=rows, candidates=((),) * len(rows)))
+        found = ((candidate(SPREAD),),) * len(rows)
+        made.append(msgspec.structs.replace(item, rows=rows, candidates=found))
     phase, back = closed(market, made)
     found = {frame.tf: (frame.revision, frame.columns["rs_top"]) for frame in phase.frames}
     order = ["BTC", "ETH"]
@@ -661,7 +667,8 @@ def test_a_detector_that_may_not_speak_shocks_and_heats_nobody(changes: dict[str
 
 def test_every_asset_is_told_its_liquidity_tier() -> None:
     """First and last decile by dollar volume; MARKET is in none, so it is mid."""
-    _, joined = Market().phase(0, *(asset(uid, volume=1e6 + uid) for uid in range(12)))
+    crowd = [asset(uid, candidate(SPREAD), volume=1e6 + uid) for uid in range(12)]
+    _, joined = Market().phase(0, *crowd)
     tiers = {uid: item.tier for uid, item in joined.items()}
     assert tiers == {0: "tail", 11: "top"} | dict.fromkeys((MARKET_UID, *range(1, 11)), "mid")
 
@@ -690,20 +697,21 @@ def test_rows_without_candidates_are_counted_by_their_flags() -> None:
 # --- back to the assets --------------------------------------------------------------------------
 
 
-def test_every_asset_gets_its_row_back_with_its_membership() -> None:
-    """And the frame, and its own candidates; MARKET gets the frame as a row of its own."""
+def test_an_asset_gets_its_row_back_with_its_membership() -> None:
+    """And the frame, and its candidates, if it has any; MARKET gets the frame as a row of its
+    own."""
     market, joined = Market(ONE_MEMBER).phase(
         0, asset(1, candidate(SPREAD)), asset(0, volume=2e6), asset(2, candidate(VOL, 6.0))
     )
     assert [row.asset_uid for row in market.rows] == [0, 1, 2]
-    assert list(joined) == [MARKET_UID, 0, 1, 2]
+    assert list(joined) == [MARKET_UID, 1, 2]
+    assert {item.phase.n_assets for item in joined.values()} == {2}
     member = [
         tuple(row.columns[name] for name in ("is_in_universe", "is_hot", "universe_rev"))
         for row in market.rows
     ]
     assert member == [(True, False, 1), (False, False, 1), (False, True, 1)]
-    assert [joined[uid].candidates for uid in range(3)] == [
-        ((),),
+    assert [joined[uid].candidates for uid in (1, 2)] == [
         ((candidate(SPREAD),),),
         ((candidate(VOL, 6.0),),),
     ]
@@ -711,9 +719,69 @@ def test_every_asset_gets_its_row_back_with_its_membership() -> None:
     assert (own.asset_uid, own.symbol, own.exchange_ts_ms) == (MARKET_UID, "MARKET", T0)
     assert own.columns.items() >= market.frames[0].columns.items()
     assert joined[MARKET_UID].candidates == ((),)
-    for uid in range(3):
+    for uid in (1, 2):
         assert joined[uid].rows == (market.rows[uid],)
     assert all(item.frames == market.frames for item in joined.values())
+
+
+class Everybody(Context):
+    """A context that sends every asset to be scored."""
+
+    def _is_scored(self, state: ContextState, item: RowItem) -> bool:
+        return True
+
+
+def scored_by(step: Context, fires: Sequence[bool], longer: Sequence[bool]) -> list[Any]:
+    """Return all that scoring says of one of two assets, minute by minute.
+
+    fires, longer : whether its minute, and its quarter hour where one ends, has a candidate.
+    """
+    market, score, said = Market(), Score(PACKS, "alpha-detector@test"), list[Any]()
+    market.step = step
+    states = {uid: score.initial() for uid in (MARKET_UID, 0, 1)}
+
+    def close(made: Iterable[RowItem]) -> None:
+        for item in closed(market, made)[1]:
+            (scored,) = score.step(states[item.asset_uid], item)
+            if scored.n_candidates or scored.closed:
+                said.append(msgspec.structs.replace(scored, phase=None))
+
+    for minute, fired in enumerate(fires):
+        found = (candidate(VOL, 9.0),) if fired else ()
+        close(items(minute, (asset(0), asset(1, *found))))
+        if minute % 15 == 14:
+            found = (candidate(VOL, 9.0),) if longer[minute // 15] else ()
+            close(longer_rows("15m", minute, asset(0), asset(1, *found)))
+    return [said, states]
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.integers(1, 140)), min_size=1, max_size=5),
+    st.lists(st.booleans(), min_size=50, max_size=50),
+)
+@settings(max_examples=25, deadline=None)
+def test_property_who_is_not_scored_has_nothing_to_say(
+    runs: list[tuple[bool, int]], longer: list[bool]
+) -> None:
+    """Drafts, suppressions and the notes on mutes are those of a market that scores everybody, and
+    so is what scoring remembers."""
+    fires = [fired for fired, minutes in runs for _ in range(minutes)]
+    assert scored_by(Context(PACKS), fires, longer) == scored_by(Everybody(PACKS), fires, longer)
+
+
+def test_after_an_upgrade_every_asset_may_be_muted() -> None:
+    """A state of version 2 does not know who fired: all are scored until no mute can be left."""
+    market, pair = Market(), (asset(0), asset(1))
+    market.phase(0, *pair)
+    market.state.version = 2
+    counts = []
+    for minute in range(1, 300):
+        counts.append(len(market.phase(minute, *pair)[1]) - 1)
+        if minute % 15 == 14:
+            closed(market, longer_rows("1h" if minute % 60 == 59 else "15m", minute, *pair))
+    assert counts == [2] * counts.count(2) + [0] * counts.count(0)
+    assert 120 < counts.count(2) <= 180  # two hours of silence, then the row of an hour
+    assert market.state.version == ContextState().version
 
 
 def test_an_outsider_is_heard_in_the_very_minute_in_which_it_is_hot() -> None:
@@ -800,13 +868,8 @@ def test_an_amendment_folds_the_frame_again() -> None:
     fresh = frame_of(asset(0, ret=0.25), asset(1, ret=1.5, volume=4e6), asset(2, ret=0.75))
     assert after.columns == fresh
     assert [row.asset_uid for row in final.rows] == [1]
-    assert {uid: len(item.rows) for uid, item in joined.items()} == {
-        MARKET_UID: 1,
-        0: 0,
-        1: 1,
-        2: 0,
-    }
-    assert joined[1].frames == (after,)
+    assert {uid: len(item.rows) for uid, item in joined.items()} == {MARKET_UID: 1}
+    assert joined[MARKET_UID].frames == (after,)
 
 
 def test_an_amended_volume_replaces_the_sealed_one() -> None:
