@@ -28,7 +28,6 @@ from operators.kernel import (
 )
 from operators.lattice import MINUTE_MS, iso, seconds_to_next_hour
 from operators.layout import context_of, pack_trade, trades_of
-from operators.packing import Zstd
 from operators.quality import grade, prices_at_odds
 from operators.records import (
     Asset,
@@ -55,7 +54,7 @@ OBI, DEPTH = "obi_top5_mean_m_1", "depth_top5_quote_median_m_1"
 OI_COLUMNS = ("oi_open", "oi_close", "oi_min", "oi_max", "oi_close_base", "mark_close")
 
 
-STATE_VERSION = 3
+STATE_VERSION = 4
 
 
 class StateError(Exception):
@@ -90,7 +89,8 @@ class AssemblyState(msgspec.Struct):
     """Everything assembly remembers of one asset.
 
     quote, book : the newest of the closed minutes, a record each. sample, funding_rate : newest
-    open-interest sample, and newest rate. Records are empty when there is none.
+    open-interest sample, and newest rate. Records are empty when there is none. closed_keys :
+    time and number of the newest prints of closed minutes, packed (operators/kernel.py).
     """
 
     version: int = STATE_VERSION
@@ -101,7 +101,7 @@ class AssemblyState(msgspec.Struct):
     book: bytearray = msgspec.field(default_factory=bytearray)
     sample: bytearray = msgspec.field(default_factory=bytearray)
     funding_rate: float | None = None
-    closed_keys: list[tuple[int, int]] = []
+    closed_keys: bytearray = msgspec.field(default_factory=bytearray)
     dropped: dict[str, int] = {}
     asset: Asset | None = None
 
@@ -366,11 +366,11 @@ def _carry_over(state: AssemblyState, label: int) -> None:
 
 
 class AssemblyCodec:
-    """State to bytes and back, compressed: a minute of messages shrinks to a third."""
+    """State to bytes and back. Not compressed: that takes longer than writing what it saves."""
 
     def __init__(self) -> None:
+        self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(AssemblyState).decode
-        self._zstd = Zstd()
 
     def encode(self, state: AssemblyState) -> bytes:
         """Return the bytes of a state."""
@@ -378,18 +378,24 @@ class AssemblyCodec:
             label: Minute(minute.trades, minute.quotes, minute.books, minute.contexts)
             for label, minute in state.minutes.items()
         }
-        stored = msgspec.structs.replace(state, minutes=minutes)
-        return self._zstd.pack(msgspec.msgpack.encode(stored))
+        return self._encode(msgspec.structs.replace(state, minutes=minutes))
 
     def decode(self, data: bytes) -> AssemblyState:
         """Return the state that `encode` wrote; StateError if another release wrote it."""
         try:
-            return self._decode(self._zstd.unpack(data))
-        except msgspec.ValidationError as error:
-            raise StateError(
-                f"the recovery store holds open minutes that this release cannot read ({error}): "
-                f"expected version {STATE_VERSION}; begin with an empty store, or replay the log"
-            ) from error
+            state = self._decode(data)
+        except msgspec.DecodeError as error:
+            raise _refused(str(error)) from error
+        if state.version != STATE_VERSION:
+            raise _refused(f"found version {state.version}")
+        return state
+
+
+def _refused(reason: str) -> StateError:
+    return StateError(
+        f"the recovery store holds open minutes that this release cannot read ({reason}): expected "
+        f"version {STATE_VERSION}; begin with an empty store, or replay the log"
+    )
 
 
 # --- columns -------------------------------------------------------------------------------------

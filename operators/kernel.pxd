@@ -231,6 +231,16 @@ cpdef list keys_of(bytearray trades)
 @cython.locals(index=Py_ssize_t, quotes=bytearray)
 cpdef bytearray tops_of(bytearray books)
 
+cdef inline bint is_closed(bytearray keys, long long time_ms, long long tid) noexcept:
+    """Tell whether a print is among the packed keys."""
+    cdef long long *at = <long long *> bytes_of(keys)
+    cdef Py_ssize_t index
+    for index in range(0, len(keys) // 8, 2):
+        if at[index] == time_ms and at[index + 1] == tid:
+            return True
+    return False
+
+
 @cython.locals(
     index=Py_ssize_t, count=Py_ssize_t, first=Py_ssize_t, room=Py_ssize_t, trade=TradeRecord,
     time_ms=cython.longlong, label=cython.longlong, open_label=cython.longlong,

@@ -272,6 +272,8 @@ CROSSED = "crossed"
 OVERFLOW = "overflow"
 # The 30-trade replay after a resubscribe must be told from late trades: keys of closed minutes.
 CLOSED_KEYS_MAX = 128
+KEY_BYTES = 16
+_KEY = Struct("<qq")
 # Buffered messages of one asset and minute; the busiest real minute has about 5,000 prints.
 MINUTE_MESSAGES_MAX = 200_000
 
@@ -297,7 +299,7 @@ def take_trades(
         reason = None
         if label <= final_ms:
             reason = LATE if trade.arrival_ns // NS_OF_MS - label <= MINUTE_MS else HISTORY
-            if key in state.closed_keys:
+            if is_closed(state.closed_keys, time_ms, trade.tid):
                 reason = DUPLICATE
             remember_closed(state, [key])
         elif time_ms > trade.arrival_ns // NS_OF_MS + future_ms:
@@ -415,7 +417,13 @@ def drop(state: AssemblyState, reason: str, count: int) -> None:
 
 def remember_closed(state: AssemblyState, keys: list[tuple[int, int]]) -> None:
     """Note prints of closed minutes, the newest last."""
-    state.closed_keys = (state.closed_keys + keys)[-CLOSED_KEYS_MAX:]
+    packed = b"".join([_KEY.pack(*key) for key in keys])
+    state.closed_keys = (state.closed_keys + packed)[-CLOSED_KEYS_MAX * KEY_BYTES :]
+
+
+def is_closed(keys: bytearray, time_ms: int, tid: int) -> bool:  # plain form only
+    """Tell whether a print is among the packed keys."""  # plain form only
+    return (time_ms, tid) in _KEY.iter_unpack(keys)  # plain form only
 
 
 def _open_minute(state: AssemblyState, label: int, make: Callable[[], Minute]) -> Minute:

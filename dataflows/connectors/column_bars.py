@@ -16,9 +16,9 @@ from typing import Any
 import msgspec
 
 from dataflows.connectors.column_files import BARS, File, Part, bytes_of, label_of, write_file
+from dataflows.connectors.packing import Zstd
 from operators.assemble import Assemble, AssemblyCodec, AssemblyState
 from operators.feed import Item
-from operators.packing import Zstd
 from operators.records import Bar, BarItem, Phase, Ticks
 from packs.schema import FeaturePack
 

@@ -362,7 +362,8 @@ def same_states(
     """
     states = []
     for form in (PLAIN, COMPILED):
-        state = AssemblyState(final_ms=MINUTE_MS, closed_keys=list(keys))
+        state = AssemblyState(final_ms=MINUTE_MS)
+        kernel.remember_closed(state, list(keys))
         state.sealed = Sealed(2 * MINUTE_MS, {}, {}, Feed(), {})
         if held:
             state.minutes[2 * MINUTE_MS] = Minute(contexts=bytearray(held))

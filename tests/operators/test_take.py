@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
@@ -106,6 +107,11 @@ def kept(state: AssemblyState, kind: str) -> dict[int, list[Any]]:
     }
 
 
+def packed(keys: Sequence[tuple[int, int]]) -> bytearray:
+    """Return keys of prints as a state holds them."""
+    return bytearray().join(struct.pack("<qq", *key) for key in keys)
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.lists(trades, max_size=30), st.lists(st.tuples(dates, st.integers(0, 3)), max_size=3))
 def test_oracle_prints(prints: list[Trade], closed: list[tuple[int, int]]) -> None:
@@ -127,11 +133,11 @@ def test_oracle_prints(prints: list[Trade], closed: list[tuple[int, int]]) -> No
             minutes.setdefault(label, []).append(one)
             amended |= label == SEALED
     state = state_of()
-    state.closed_keys = list(closed)
+    state.closed_keys = packed(closed)
     taken(state, "trades", prints)
     assert kept(state, "trades") == minutes
     assert state.dropped == dropped
-    assert state.closed_keys == known[-CLOSED_KEYS_MAX:]
+    assert state.closed_keys == packed(known[-CLOSED_KEYS_MAX:])
     assert state.sealed is not None
     assert state.sealed.amended is amended
     for label, minute in state.minutes.items():

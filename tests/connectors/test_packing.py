@@ -1,16 +1,16 @@
-"""States are packed by several workers at the same time."""
+"""Pieces are packed by several workers at the same time."""
 
 from __future__ import annotations
 
 import random
 from concurrent.futures import ThreadPoolExecutor
 
-from operators.packing import Zstd
+from dataflows.connectors.packing import Zstd
 
 
 def test_threads_that_share_an_object_do_not_share_contexts() -> None:
     """Each gets its own bytes back; with one context for all, this ends the process."""
-    zstd = Zstd(checksum=True)
+    zstd = Zstd()
 
     def work(seed: int) -> bool:
         rng = random.Random(seed)

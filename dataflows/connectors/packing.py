@@ -1,4 +1,4 @@
-"""zstd for states, whichever worker thread asks.
+"""zstd for pieces of files, whichever worker thread asks.
 
 Rules of this file: a context of zstandard belongs to one thread; it lets go of the interpreter lock
 while it works, so that two threads in one context damage each other's bytes, or end the process.
@@ -14,9 +14,8 @@ import zstandard
 class Zstd(threading.local):
     """Packs and unpacks bytes; every thread that uses an object has its own contexts."""
 
-    def __init__(self, *, checksum: bool = False) -> None:
-        """checksum : damage is found when the bytes are unpacked."""
-        self._compressor = zstandard.ZstdCompressor(level=1, write_checksum=checksum)
+    def __init__(self) -> None:
+        self._compressor = zstandard.ZstdCompressor(level=1)
         self._decompressor = zstandard.ZstdDecompressor()
 
     def pack(self, data: bytes) -> bytes:
