@@ -29,6 +29,7 @@ from operators.kernel import (
     CorruptState,
     Plan,
     Sketch,
+    body_of,
     dump,
     restore,
 )
@@ -45,11 +46,13 @@ __all__ = [
     "Robust",
     "Sketch",
     "apply",
+    "body_of",
     "checkpoint",
     "checkpoint_of",
     "dump",
     "fresh",
     "load",
+    "load_body",
     "restore",
     "stored_checkpoint",
 ]
@@ -256,17 +259,30 @@ def load(data: bytes) -> Baseline:
     """The state that `dump` wrote; CorruptState with the reason for any other bytes."""
     if len(data) < _HEAD.size + DIGEST_BYTES:
         raise CorruptState(f"expected at least a header and a digest, found {len(data)} bytes")
-    magic, version = _HEAD.unpack_from(data)
-    if magic != MAGIC:
-        raise CorruptState(f"expected {MAGIC!r} at the start, found {magic!r}")
+    _assert_magic(data)
     body = data[:-DIGEST_BYTES]
     if blake2b(body, digest_size=DIGEST_BYTES).digest() != data[-DIGEST_BYTES:]:
         raise CorruptState("the digest does not match the content")
+    return load_body(body)
+
+
+def load_body(body: bytes) -> Baseline:
+    """The state that `body_of` wrote; CorruptState with the reason if it cannot be one."""
+    if len(body) < _HEAD.size:
+        raise CorruptState(f"expected at least a header, found {len(body)} bytes")
+    _assert_magic(body)
+    version = _HEAD.unpack_from(body)[1]
     if version != STATE_VERSION:
         raise CorruptState(f"expected version {STATE_VERSION}, found {version}")
     state = _parse(body)
     kernel.check(state)
     return state
+
+
+def _assert_magic(data: bytes) -> None:
+    magic = _HEAD.unpack_from(data)[0]
+    if magic != MAGIC:
+        raise CorruptState(f"expected {MAGIC!r} at the start, found {magic!r}")
 
 
 def _parse(body: bytes) -> Baseline:

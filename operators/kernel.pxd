@@ -570,8 +570,10 @@ cpdef dict normalise(
     dict checkpoints
 )
 
-@cython.locals(sketch=Sketch, starts=carray, lengths=carray, buf=carray)
 cpdef bytes dump(Baseline state)
+
+@cython.locals(sketch=Sketch, starts=carray, lengths=carray, buf=carray)
+cpdef bytes body_of(Baseline state)
 
 @cython.locals(
     count=Py_ssize_t, found=cython.p_int, runs=Py_ssize_t, index=Py_ssize_t, starts=carray,

@@ -1857,6 +1857,12 @@ class CorruptState(Exception):
 
 def dump(state: Baseline) -> bytes:
     """Canonical bytes of a state, without loss; CorruptState if it holds an impossible value."""
+    body = body_of(state)
+    return body + blake2b(body, digest_size=DIGEST_BYTES).digest()
+
+
+def body_of(state: Baseline) -> bytes:
+    """The same without the digest, for those who check the bytes in another way."""
     check(state)
     sketch = state.sketch
     starts, lengths = runs_of(sketch.keys)
@@ -1887,10 +1893,7 @@ def dump(state: Baseline) -> bytes:
         len(starts),
         len(sketch.keys),
     )
-    body = b"".join(
-        (scalars, buf.tobytes(), starts.tobytes(), lengths.tobytes(), sketch.weights.tobytes())
-    )
-    return body + blake2b(body, digest_size=DIGEST_BYTES).digest()
+    return b"".join((scalars, buf, starts, lengths, sketch.weights))
 
 
 def runs_of(keys: array[int]) -> tuple[array[int], array[int]]:

@@ -1,7 +1,7 @@
 """What normalisation remembers of an asset, how a bar is taken back, and how it is stored.
 
 Rules of this file: an amendment restores the state before its bar exactly (design D13, numerics
-11.7); each baseline is stored as bytes with a digest of its own, so that a damaged one is found,
+11.7); each baseline is stored as bytes with a checksum of its own, so that a damaged one is found,
 starts anew and is reported, while the others go on (build plan 4.6).
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from struct import Struct
 
 import msgspec
 from msgspec.structs import replace
@@ -20,10 +20,11 @@ from operators.baselines import (
     Checkpoint,
     CorruptState,
     Robust,
+    body_of,
     checkpoint_of,
     dump,
     fresh,
-    load,
+    load_body,
     restore,
     stored_checkpoint,
 )
@@ -34,9 +35,9 @@ from operators.records import BaselineState
 from operators.rollup import Part
 from packs.schema import MINUTE_TF, Timeframe
 
-STATE_VERSION = 3
+STATE_VERSION = 4
 ALL = "all"  # in place of a timeframe or feature: the whole state was lost
-CHECKSUM_BYTES = 4
+_CHECKSUM = Struct("<I")
 
 
 class Gate(msgspec.Struct):
@@ -57,29 +58,8 @@ class Gate(msgspec.Struct):
         return self.recent if self.settled is None else self.settled
 
 
-class Stored:
-    """A timeframe as it was stored last, in two pieces: all but its baselines, and these.
-
-    It says nothing about a state, so it makes no difference between two.
-    """
-
-    __slots__ = ("bare", "baselines")
-
-    def __init__(self, bare: msgspec.Raw, baselines: msgspec.Raw) -> None:
-        self.bare = bare
-        self.baselines = baselines
-
-    def __eq__(self, other: object) -> bool:
-        return other is None or isinstance(other, Stored)
-
-    __hash__ = None  # type: ignore[assignment]
-
-
 class TfState(msgspec.Struct):
-    """What normalisation remembers of one timeframe; `parts` are its rows for the next longer.
-
-    stored : of a longer one, which changes rarely; whoever changes it sets it to None.
-    """
+    """What normalisation remembers of one timeframe; `parts` are its rows for the next longer."""
 
     history: History = msgspec.field(default_factory=History)
     baselines: dict[str, Baseline] = {}
@@ -87,7 +67,6 @@ class TfState(msgspec.Struct):
     spread: Gate = msgspec.field(default_factory=Gate)
     parts: list[Part] = []
     last_ms: int = 0
-    stored: Any = None
 
 
 class Undo(msgspec.Struct):
@@ -143,7 +122,7 @@ class NormaliseState(msgspec.Struct):
 def forget_parts(state: NormaliseState, layout: str) -> None:
     """Drop the parts that another pack wrote: their values mean other columns."""
     for own in state.tfs.values():
-        own.parts, own.stored = [], None
+        own.parts = []
     state.layout = layout
 
 
@@ -211,8 +190,17 @@ def handed_out(
 # --- storage -------------------------------------------------------------------------------------
 
 
-def _checksum(content: bytes) -> bytes:
-    return zlib.crc32(content).to_bytes(CHECKSUM_BYTES, "little")
+def _guarded(content: bytes) -> bytes:
+    """Return bytes behind their checksum."""
+    return _CHECKSUM.pack(zlib.crc32(content)) + content
+
+
+def _content(guarded: bytes) -> bytes:
+    """Return what `_guarded` was given; CorruptState for other bytes."""
+    content = guarded[_CHECKSUM.size :]
+    if _CHECKSUM.pack(zlib.crc32(content)) != guarded[: _CHECKSUM.size]:
+        raise CorruptState("the checksum does not match the content")
+    return content
 
 
 def _checkpoint(_: type, stored: object) -> Checkpoint:
@@ -220,7 +208,7 @@ def _checkpoint(_: type, stored: object) -> Checkpoint:
 
 
 class _Stored(msgspec.Struct):
-    """A state as it is stored: each baseline is bytes with a digest of its own.
+    """A state as it is stored: each baseline is bytes behind a checksum of its own.
 
     rest : everything else, behind a checksum.
     """
@@ -229,11 +217,10 @@ class _Stored(msgspec.Struct):
     baselines: dict[Timeframe, dict[str, bytes]]
 
 
-class _Parts(msgspec.Struct):
-    """As _Stored, of pieces some of which are bytes already."""
+class _Version(msgspec.Struct):
+    """What tells whether the rest can be read."""
 
-    rest: bytes
-    baselines: dict[Timeframe, Any]
+    version: int
 
 
 class NormaliseCodec:
@@ -247,45 +234,38 @@ class NormaliseCodec:
         self._layout = layout
         self._known = known
         self._decode = msgspec.msgpack.Decoder(_Stored).decode
+        self._decode_version = msgspec.msgpack.Decoder(_Version).decode
         self._decode_rest = msgspec.msgpack.Decoder(NormaliseState, dec_hook=_checkpoint).decode
         self._encode = msgspec.msgpack.Encoder(enc_hook=stored_checkpoint).encode
 
     def encode(self, state: NormaliseState) -> bytes:
         """Return the bytes of a state."""
-        bare: dict[Timeframe, Any] = {}
-        baselines: dict[Timeframe, Any] = {}
-        for tf, own in state.tfs.items():
-            stored = own.stored
-            if stored is None:
-                bare[tf] = replace(own, baselines={})
-                baselines[tf] = {name: dump(found) for name, found in own.baselines.items()}
-                if tf == MINUTE_TF:
-                    continue
-                raws = [msgspec.Raw(self._encode(piece)) for piece in (bare[tf], baselines[tf])]
-                stored = own.stored = Stored(*raws)
-            bare[tf], baselines[tf] = stored.bare, stored.baselines
-        rest = self._encode(replace(state, tfs=bare))
-        return self._encode(_Parts(_checksum(rest) + rest, baselines))
+        bare = {tf: replace(own, baselines={}) for tf, own in state.tfs.items()}
+        rest = _guarded(self._encode(replace(state, tfs=bare)))
+        baselines = {
+            tf: {name: _guarded(body_of(found)) for name, found in own.baselines.items()}
+            for tf, own in state.tfs.items()
+        }
+        return self._encode(_Stored(rest, baselines))
 
     def decode(self, data: bytes) -> NormaliseState:
         """Return the state; where bytes are damaged, what they held starts anew."""
         try:
             stored = self._decode(data)
-            content = stored.rest[CHECKSUM_BYTES:]
-            if _checksum(content) != stored.rest[:CHECKSUM_BYTES]:
-                return self._lost("the checksum does not match the content")
-            state = self._decode_rest(content)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            rest = _content(stored.rest)
+            version = self._decode_version(rest).version
+            if version != STATE_VERSION:
+                return self._lost(f"expected version {STATE_VERSION}, found {version}")
+            state = self._decode_rest(rest)
+        except (CorruptState, msgspec.DecodeError, UnicodeDecodeError) as error:
             return self._lost(str(error))
-        if state.version != STATE_VERSION:
-            return self._lost(f"expected version {STATE_VERSION}, found {state.version}")
         for tf, baselines in stored.baselines.items():
-            for feature, content in baselines.items():
+            for feature, guarded in baselines.items():
                 if tf not in state.tfs or feature not in self._known[tf]:
                     state.resets.append(Reset(tf, feature, "a name that nobody knows"))
                     continue
                 try:
-                    state.tfs[tf].baselines[feature] = load(content)
+                    state.tfs[tf].baselines[feature] = load_body(_content(guarded))
                 except CorruptState as error:
                     self._reset(state, tf, feature, str(error))
         if state.undo is not None:

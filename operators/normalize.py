@@ -160,8 +160,7 @@ class Normalize:
                 baseline = stored.get(tf, {}).get(name)
                 if baseline is not None and baseline.last_ts_ms is not None:
                     assert baseline.last_ts_ms < label, (uid, tf, name, baseline.last_ts_ms, label)
-                    own = state_of(state, tf)
-                    own.baselines[feature], own.stored = baseline.copy(), None
+                    state_of(state, tf).baselines[feature] = baseline.copy()
                     count, newest_ms = count + 1, max(newest_ms, baseline.last_ts_ms)
         if count:
             state.warm = WarmStart(label, newest_ms, count)
@@ -207,7 +206,6 @@ class Normalize:
             if label % fixed.bar_ms or parts_of.last_ms != label:
                 break
             own = state_of(state, tf)
-            own.stored = None
             parts = [part for part in parts_of.parts if part.label_ms > label - fixed.bar_ms]
             folded, reasons = self._folder.fold(
                 parts, label, expected=count, part_min=TIMEFRAME_MIN[part_tf]

@@ -26,17 +26,22 @@ OI_STALE = "oi_stale"
 _FOLDS = ("first", "last", "last_known", "min", "max", "sum", "mean", "median", "p95")
 
 
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder().decode
+
+
 class Part(msgspec.Struct, array_like=True):
     """A closed row as folding needs it: its verdict, and the values of the folded columns.
 
-    minutes_not_ok, minutes_missing : among the minutes it stands for.
+    minutes_not_ok, minutes_missing : among the minutes it stands for. values : in MessagePack; it
+    keeps every number as it is, in a quarter of the memory.
     """
 
     label_ms: int
     reasons: list[str]
     minutes_not_ok: int
     minutes_missing: int
-    values: list[Any]
+    values: bytes
 
 
 class Folder:
@@ -62,7 +67,7 @@ class Folder:
         if status != DQ_OK:
             not_ok = int(not all(reason in self._policy.forgiven for reason in reasons))
             missing = int(status == DQ_STALE)
-        return Part(label_ms, reasons, not_ok, missing, list(self._read(columns)))
+        return Part(label_ms, reasons, not_ok, missing, _pack(self._read(columns)))
 
     def part_of_bar(self, label_ms: int, columns: Columns) -> Part:
         """Return a row of a longer timeframe as a part of the next."""
@@ -71,7 +76,7 @@ class Folder:
             columns["dq_reasons"],
             columns["minutes_not_ok"],
             columns["minutes_missing"],
-            list(self._read(columns)),
+            _pack(self._read(columns)),
         )
 
     def fold(
@@ -84,10 +89,10 @@ class Folder:
         lacking = max(expected - len(parts), 0)
         enough = expected - self._policy.stale_share * expected
         last = parts[-1] if parts and parts[-1].label_ms == label_ms else None
-        rows = [part.values for part in parts]
+        rows: list[list[Any]] = [_unpack(part.values) for part in parts]
         columns: Columns = kernel.fold(
             rows,
-            None if last is None else last.values,
+            None if last is None else rows[-1],
             self.layout,
             self._folds,
             self._volume,
@@ -98,10 +103,18 @@ class Folder:
         for part in parts:
             columns["minutes_not_ok"] += part.minutes_not_ok
             columns["minutes_missing"] += part.minutes_missing
-        return columns, self._reasons(columns, parts, last, minutes=expected * part_min)
+        known = any(row[self._imbalance] is not None for row in rows)
+        reasons = self._reasons(columns, parts, last, minutes=expected * part_min, imbalance=known)
+        return columns, reasons
 
     def _reasons(
-        self, columns: Columns, parts: Sequence[Part], last: Part | None, *, minutes: int
+        self,
+        columns: Columns,
+        parts: Sequence[Part],
+        last: Part | None,
+        *,
+        minutes: int,
+        imbalance: bool,
     ) -> list[str]:
         reasons = []
         if columns["minutes_missing"] >= self._policy.stale_share * minutes:
@@ -115,9 +128,8 @@ class Folder:
             reasons.append("quiet")
         if last is not None and OI_STALE in last.reasons:
             reasons.append(OI_STALE)
-        if columns[IMBALANCE] is None and any(
-            part.values[self._imbalance] is not None or BOOK_MISSING in part.reasons
-            for part in parts
+        if columns[IMBALANCE] is None and (
+            imbalance or any(BOOK_MISSING in part.reasons for part in parts)
         ):
             reasons.append(BOOK_MISSING)
         return reasons

@@ -5,7 +5,9 @@ one for zero; counts add and subtract exactly, so taking a value back leaves no 
 forgotten but on request.  Build plan 8.3.
 """
 
+from array import array
 from bisect import bisect_left
+from collections.abc import Sequence
 from math import ldexp
 
 import msgspec
@@ -31,14 +33,30 @@ def edges(k: int) -> tuple[float, float]:
 class Day(msgspec.Struct, array_like=True):
     """Counts of one day. day : UTC day number; zeros : values equal to zero.
 
-    keys : the bins in use, ascending; counts : values in each of them, > 0, in the same order.
+    keys : the bins in use, ascending; counts : values in each of them, > 0, in the same order; both
+    packed in a day that is over, as 4-byte integers.
     Bound: the bins in use, about 60 for the dollar volume of a day's minutes.
     """
 
     day: int
     zeros: int = 0
-    keys: list[int] = []
-    counts: list[int] = []
+    keys: list[int] | bytes = []
+    counts: list[int] | bytes = []
+
+    def pack(self) -> None:
+        """Take a third of the memory from now on."""
+        if isinstance(self.keys, list) and isinstance(self.counts, list):
+            self.keys, self.counts = (array("i", x).tobytes() for x in (self.keys, self.counts))
+
+    def open(self) -> tuple[list[int], list[int]]:
+        """Return bins and counts, to be changed."""
+        self.keys, self.counts = list(ints(self.keys)), list(ints(self.counts))
+        return self.keys, self.counts
+
+
+def ints(held: list[int] | bytes) -> Sequence[int]:
+    """Return the numbers of a day, packed or not."""
+    return array("i", held) if isinstance(held, bytes) else held
 
 
 class DailyCounts(msgspec.Struct, array_like=True):
@@ -63,7 +81,10 @@ class DailyCounts(msgspec.Struct, array_like=True):
         if x == 0.0:
             counted.zeros += 1
         else:
-            count_in(counted.keys, counted.counts, x)
+            keys, counts = counted.keys, counted.counts
+            if isinstance(keys, bytes) or isinstance(counts, bytes):
+                keys, counts = counted.open()
+            count_in(keys, counts, x)
 
     def remove(self, x: float, day: int) -> None:
         """Take back a value that was added: the exact inverse of `add`, field by field."""
@@ -75,13 +96,14 @@ class DailyCounts(msgspec.Struct, array_like=True):
             assert counted.zeros > 0, f"no zero was added on day {day}"
             counted.zeros -= 1
         else:
+            keys, counts = counted.open()
             k = bin_of(x)
-            i = bisect_left(counted.keys, k)
-            found = i < len(counted.keys) and counted.keys[i] == k
+            i = bisect_left(keys, k)
+            found = i < len(keys) and keys[i] == k
             assert found, f"{x!r} was not added on day {day}"
-            counted.counts[i] -= 1
-            if not counted.counts[i]:
-                del counted.keys[i], counted.counts[i]
+            counts[i] -= 1
+            if not counts[i]:
+                del keys[i], counts[i]
         if not counted.zeros and not counted.keys:
             del self.days[at]
 
@@ -102,7 +124,7 @@ class DailyCounts(msgspec.Struct, array_like=True):
         merged: dict[int, int] = {}
         for counted in span:
             zeros += counted.zeros
-            for k, count in zip(counted.keys, counted.counts, strict=True):
+            for k, count in zip(ints(counted.keys), ints(counted.counts), strict=True):
                 merged[k] = merged.get(k, 0) + count
                 total += count
         total += zeros
@@ -118,12 +140,14 @@ class DailyCounts(msgspec.Struct, array_like=True):
         raise AssertionError("the bins hold all values that are not zero")
 
     def forget(self, before: int) -> None:
-        """Drop the days before day number `before`.
+        """Drop the days before day number `before`, and pack the others: they are over.
 
         On day d a median over N days needs d - N and later. Keep one more, d - N - 1: then the
         first value of day d can still be taken back and the day before looks as it did.
         """
         del self.days[: self._at(before)]
+        for counted in self.days:
+            counted.pack()
 
     def _at(self, day: int) -> int:
         """Position of a day, or where it would be."""
