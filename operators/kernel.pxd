@@ -572,12 +572,15 @@ cpdef dict normalise(
 
 cpdef bytes dump(Baseline state)
 
-@cython.locals(sketch=Sketch, starts=carray, lengths=carray, buf=carray)
+@cython.locals(
+    sketch=Sketch, starts=carray, lengths=carray, buf=carray, samples=cython.p_double,
+    index=Py_ssize_t
+)
 cpdef bytes body_of(Baseline state)
 
 @cython.locals(
-    count=Py_ssize_t, found=cython.p_int, runs=Py_ssize_t, index=Py_ssize_t, starts=carray,
-    lengths=carray, first=cython.p_int, length=cython.p_int, at=Py_ssize_t
+    count=Py_ssize_t, found=cython.p_int, index=Py_ssize_t, starts=carray, lengths=carray,
+    first=cython.p_int, length=cython.p_int, at=Py_ssize_t
 )
 cpdef tuple runs_of(carray keys)
 

@@ -1868,9 +1868,10 @@ def body_of(state: Baseline) -> bytes:
     starts, lengths = runs_of(sketch.keys)
     day = state.day
     last_ts_ms = state.last_ts_ms
-    buf = state.buf
-    if len(buf):
-        buf = array("d", [x + 0.0 for x in buf])
+    buf = state.buf[:]
+    samples = doubles_of(buf)
+    for index in range(len(buf)):
+        samples[index] += 0.0
     scalars = SCALARS.pack(
         MAGIC,
         state.version,
@@ -1900,22 +1901,19 @@ def runs_of(keys: array[int]) -> tuple[array[int], array[int]]:
     """First key and length of each run of neighbouring keys; CorruptState unless keys ascend."""
     count = len(keys)
     found = ints_of(keys)
-    runs = min(count, 1)
-    for index in range(1, count):
-        if found[index] <= found[index - 1]:
-            raise CorruptState("the keys of the sketch do not ascend")
-        runs += found[index] != found[index - 1] + 1
-    starts = array("i", bytes(4 * runs))
-    lengths = array("i", bytes(4 * runs))
+    starts = array("i", bytes(4 * count))
+    lengths = starts[:]
     first = ints_of(starts)
     length = ints_of(lengths)
     at = -1
     for index in range(count):
+        if index and found[index] <= found[index - 1]:
+            raise CorruptState("the keys of the sketch do not ascend")
         if not index or found[index] != found[index - 1] + 1:
             at += 1
             first[at] = found[index]
         length[at] += 1
-    return starts, lengths
+    return starts[: at + 1], lengths[: at + 1]
 
 
 def check(state: Baseline) -> None:
