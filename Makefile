@@ -36,7 +36,7 @@ demo: $(READY) ## generated market through the whole flow, then a table of event
 	$(BIN)/alpha demo
 
 live: $(READY) ## connect to the public venue and run; goes on where it was stopped
-	@test -d var/recovery || { mkdir -p var/recovery && $(BIN)/python -m bytewax.recovery var/recovery 1; }
+	@test -d var/recovery || { mkdir -p var/recovery && $(BIN)/python -m dataflows.recovery var/recovery 1; }
 	$(BIN)/python -m bytewax.run dataflows.live -r var/recovery -s 10 -b 0
 
 replay: $(READY) ## replay a tick log: make replay LOG=path OUT=dir

@@ -25,13 +25,14 @@ from typing import Any
 from bytewax._bytewax import cli_main
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from bytewax.outputs import FixedPartitionedSink, Sink, StatefulSinkPartition
-from bytewax.recovery import RecoveryConfig, init_db_dir
+from bytewax.recovery import RecoveryConfig
 
 from bench.inputs import CACHE
 from bench.ours import Season, log_of
 from bench.run import MB, Timed, rss_bytes
 from dataflows.connectors.source import LogSource
 from dataflows.live import Sinks, build
+from dataflows.recovery import make_store
 from dataflows.replay import REPLAY, file_sinks
 from operators import engine
 from operators.records import Boundary
@@ -67,7 +68,7 @@ def close(meta: dict[str, Any], timed: Timed) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="out-", dir=CACHE) as folder:
         store = Path(folder) / "recovery"
         store.mkdir()
-        init_db_dir(store, 1)  # type: ignore[no-untyped-call]
+        make_store(store, 1)
 
         epoch_s = max(1, meta["assets"] // EPOCH_ASSETS)
 

@@ -69,7 +69,7 @@ def test_a_pod_runs_its_flow_with_a_recovery_store_it_made(
     command = pod["containers"][0]["command"]
     assert command[:4] == ["python", "-m", "bytewax.run", flow]
     store = command[command.index("-r") + 1]
-    assert f"bytewax.recovery {store} 1" in pod["initContainers"][0]["command"][-1]
+    assert f"dataflows.recovery {store} 1" in pod["initContainers"][0]["command"][-1]
     mounts = {m["mountPath"] for m in pod["containers"][0]["volumeMounts"]}
     assert store.startswith("/data/")
     assert "/data" in mounts

@@ -31,7 +31,6 @@ from typing import Any
 
 import msgspec
 import zstandard
-from bytewax.recovery import init_db_dir
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from crash_run import MARKET, PASSAGES, PUBLISHED, TALLY, Orders
 
@@ -39,6 +38,7 @@ from dataflows.connectors.embedded_postgres import EmbeddedPostgres
 from dataflows.connectors.kafka import Bus
 from dataflows.connectors.migrate import migrate, open_session
 from dataflows.connectors.ticklog import TickLogWriter
+from dataflows.recovery import make_store
 from dataflows.version import GIT_COMMIT
 from fixtures.broker import Broker, BrokerError, can_run
 from fixtures.market import Episode, FrameOptions, Scenario, default_assets, lines
@@ -171,7 +171,7 @@ class Stage:
         out, store = self.folder / name / "out", self.folder / name / "store"
         out.mkdir(parents=True)
         store.mkdir()
-        init_db_dir(store, STORE_PARTS)
+        make_store(store, STORE_PARTS)
         schema = name.replace("-", "_")
         dsn, bootstrap = (self.dsn, self.bootstrap) if servers else ("", "")
         if dsn:
@@ -386,7 +386,7 @@ def lose_store(stage: Stage, rng: random.Random) -> None:
     store = Path(orders.store)
     shutil.rmtree(store)
     store.mkdir()
-    init_db_dir(store, STORE_PARTS)
+    make_store(store, STORE_PARTS)
     stage.expect(orders, 0)
     stage.compare(orders, twice=True)
     stage.figures.variants["recovery store lost"] += 1
