@@ -28,6 +28,7 @@ from dataflows.connectors.column_files import (
     File,
     Part,
     Stretch,
+    count_of,
     items_of,
     libraries,
     read_part,
@@ -119,7 +120,7 @@ def compact(
         assembler = Assembler(features) if bars else None
         made = _Compactor(directory, features, shards, assembler)
         if base is not None:
-            made.go_on(base, keep_bars=not anew)
+            made.go_on(base, keep_bars=not anew, on_progress=on_progress)
         made.read(log, more, chunk_lines, on_progress)
         for path, segment in zip(more, segments, strict=True):
             if segment_of(path) != segment:
@@ -213,7 +214,9 @@ class _Compactor:
         self._bytes = 0
         self._content = Content()
 
-    def go_on(self, base: Columns, *, keep_bars: bool) -> None:
+    def go_on(
+        self, base: Columns, *, keep_bars: bool, on_progress: Callable[[int], None] | None
+    ) -> None:
         """Take up the last part of a cache again: it may not have been over.
 
         keep_bars : those of the parts before it; else they are made anew.
@@ -231,7 +234,8 @@ class _Compactor:
                 self._assembler.go_on(self._states[0])
             else:
                 for part in self._parts:
-                    self._assemble(part, read_part(self._directory, part))
+                    stretches = read_part(self._directory, part)
+                    self._assemble(part, _watched(stretches, on_progress))
         self._hour_ms, self._number = last.hour_ms, last.number
         for items in read_part(self._directory, last):
             self._take(items)
@@ -364,6 +368,21 @@ class _Compactor:
             known = self._holes.get((hole.start_ms, hole.cause))
             if known is None or known.end_ms is None or hole.end_ms is not None:
                 self._holes[hole.start_ms, hole.cause] = hole
+
+
+def _watched(
+    stretches: Iterator[list[Item]], on_progress: Callable[[int], None] | None
+) -> Iterator[list[Item]]:
+    """Pass stretches on and tell how far they have come, about as often as where lines are read."""
+    ticks = 0
+    for items in stretches:
+        yield items
+        if on_progress is None or (phase := _phase_of(items[-1])) is None:
+            continue
+        ticks += sum(count_of(item) for _, item in items if isinstance(item, Ticks))
+        for _ in range(ticks // REPLAY_LINES):
+            on_progress(phase.clock_ms)
+        ticks %= REPLAY_LINES
 
 
 def _phase_of(item: Item) -> Phase | None:

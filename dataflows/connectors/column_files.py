@@ -109,6 +109,11 @@ class _Closings(msgspec.Struct, frozen=True):
     closings: list[list[Closing]]
 
 
+def count_of(ticks: Ticks) -> int:
+    """Return how many records of all kinds there are."""
+    return sum(len(getattr(ticks, kind)) // _FIELDS[kind][2] for kind in KINDS)
+
+
 def libraries() -> tuple[Any, Any]:
     """Return numpy and pyarrow, untyped as they come; raises `ColumnsError` without them."""
     try:

@@ -522,16 +522,22 @@ def test_differential_appended_is_made_at_once(shards: int, bars: bool, tmp_path
     assert again.written == 0
 
 
-def test_bars_of_a_part_depend_on_its_ticks_alone(log: Path, tmp_path: Path) -> None:
+def test_bars_of_a_part_depend_on_its_ticks_alone(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Made with the ticks, or of a cache that had none; removed, there is the cache without."""
+    monkeypatch.setattr(compaction, "REPLAY_LINES", 100)
+    told: list[int] = []
     once, twice = (cached(log, tmp_path / name) for name in ("once", "twice"))
     bare = compact(log, twice.directory, FEATURES, bars=False)
     assert (bare.without_bars, bare.written, bare.columns.manifest.bars) == (True, 0, None)
     assert not list(twice.directory.glob("bars/*"))
     assert not compact(log, twice.directory, FEATURES, bars=False).without_bars
     assert tree(cached(log, tmp_path / "bare", bars=False).directory) == tree(twice.directory)
-    again = compact(log, twice.directory, FEATURES)
+    again = compact(log, twice.directory, FEATURES, on_progress=told.append)
     assert (again.assembled, again.written, again.kept) == ("it had none", 0, 2)
+    assert len(set(told)) > 3
+    assert told == sorted(told)
     assert tree(twice.directory) == tree(once.directory)
     assert compact(log, twice.directory, FEATURES).assembled == ""
 
