@@ -14,15 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import zstandard
 
 from dataflows.connectors.column_files import BARS, File, Part, bytes_of, label_of, write_file
-from dataflows.connectors.packing import Zstd
 from operators.assemble import Assemble, AssemblyCodec, AssemblyState
 from operators.feed import Item
 from operators.records import Bar, BarItem, Phase, Ticks
 from packs.schema import FeaturePack
-
-_ZSTD = Zstd()
 
 
 class _Bar(msgspec.Struct, frozen=True, array_like=True):
@@ -66,6 +64,7 @@ class Assembler:
         self._step = Assemble(features)
         self._codec = AssemblyCodec()
         self._states: dict[int, AssemblyState] = {}
+        self._pack = zstandard.ZstdCompressor().compress
 
     def go_on(self, known: dict[int, bytes]) -> None:
         """Begin behind a part; known : its `states`."""
@@ -80,7 +79,7 @@ class Assembler:
     def write(self, directory: Path, part: Part, stretches: Iterable[list[Item]]) -> File:
         """Assemble the next part, given the items of its stretches, and write its bars."""
         names: dict[tuple[str, ...], int] = {}
-        packed = [_ZSTD.pack(self._closings(items, names)) for items in stretches]
+        packed = [self._pack(self._closings(items, names)) for items in stretches]
         data = msgspec.msgpack.encode(_Bars(list(names), packed))
         return write_file(directory, BARS, label_of(part.hour_ms, part.number), "msgpack", data)
 
@@ -116,9 +115,10 @@ def _stored(item: BarItem, names: dict[tuple[str, ...], int]) -> _Bar | None:
 def read_bars(directory: Path, file: File, first: int = 0) -> Iterator[list[BarItem]]:
     """Yield what was assembled of each stretch of a part, from the one with number `first` on."""
     bars = _bars_of(bytes_of(directory, file))
+    unpack = zstandard.ZstdDecompressor().decompress  # a context belongs to one thread
     for packed in bars.stretches[first:]:
         items: list[BarItem] = []
-        for closed in _closings_of(_ZSTD.unpack(packed)):
+        for closed in _closings_of(unpack(packed)):
             phase, minute_ms = closed.phase, closed.phase.minute_ms
             for share in closed.shares:
                 uid, kept = share.asset_uid, share.bar
@@ -133,9 +133,10 @@ def read_bars(directory: Path, file: File, first: int = 0) -> Iterator[list[BarI
 def write_states(directory: Path, part: Part, states: dict[int, bytes]) -> File:
     """Write what assembly knows behind a part."""
     stem = f"{label_of(part.hour_ms, part.number)}-states"
-    return write_file(directory, BARS, stem, "msgpack", msgspec.msgpack.encode(states))
+    packed = zstandard.ZstdCompressor().compress(msgspec.msgpack.encode(states))
+    return write_file(directory, BARS, stem, "msgpack.zst", packed)
 
 
 def read_states(directory: Path, file: File) -> dict[int, bytes]:
     """Return what assembly knew of each asset behind a part, as `AssemblyCodec` has it."""
-    return _states_of(bytes_of(directory, file))
+    return _states_of(zstandard.ZstdDecompressor().decompress(bytes_of(directory, file)))
