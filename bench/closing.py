@@ -31,7 +31,7 @@ from bench.inputs import CACHE
 from bench.ours import Season, log_of
 from bench.run import MB, Timed, rss_bytes
 from dataflows.connectors.source import LogSource
-from dataflows.live import Sinks, build
+from dataflows.flow import Sinks, build
 from dataflows.recovery import make_store
 from dataflows.replay import REPLAY, file_sinks
 from operators import engine

@@ -23,8 +23,8 @@ from bench.run import Timed, rss_bytes
 from bench.season import bars as seasoned_days
 from bench.table import Table, of_columns
 from dataflows.connectors.source import LogSource
+from dataflows.flow import build
 from dataflows.halves import assemble, normalize
-from dataflows.live import build
 from dataflows.replay import REPLAY, file_sinks, replay
 from dataflows.trial import assert_fitting, rows_table
 from dataflows.trial import trial as trial_of

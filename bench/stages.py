@@ -21,7 +21,7 @@ from bench.references import decode_frame
 from bench.run import Timed
 from dataflows.connectors.source import CHUNK_LINES, LogSource, feed_reader
 from dataflows.connectors.ticklog import TickLogReader
-from dataflows.live import build
+from dataflows.flow import build
 from dataflows.replay import REPLAY, file_sinks
 from dataflows.version import PRODUCER
 from operators.assemble import Assemble

@@ -2,7 +2,7 @@
 
     ticks -> assemble -> mark -> rows with candidates -> judge -> frames, events, suppressions
 
-`live.py` has both in one process; `shard.py` has the first and `market.py` the second.
+`flow.py` has both in one process; `shard.py` has the first and `market.py` the second.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The whole flow on one screen, and its live edges.
+"""The live edges of the flow (`dataflows/flow.py`).
 
     python -m bytewax.run dataflows.live
 
@@ -9,16 +9,12 @@ this module opens nothing; `flow()` reads the environment (`dataflows/settings.p
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-import bytewax.operators as op
 import structlog
 from bytewax.dataflow import Dataflow
-from bytewax.inputs import Source
-from bytewax.operators import KeyedStream
 from bytewax.outputs import Sink
 
 from dataflows.collector import collect_rarely
@@ -31,89 +27,15 @@ from dataflows.connectors.recorder import Recorder, RecorderConfig
 from dataflows.connectors.source import LogSource
 from dataflows.connectors.spool import Spooling
 from dataflows.connectors.topics import MARKET_PRODUCTS, EventsSink, RowsAndFramesSink
-from dataflows.halves import Products, assemble, baselines, judge, mark, normalize
+from dataflows.flow import Sinks, build
 from dataflows.settings import DATABASE_OFF, Settings, SettingsError
 from operators.modes import Run
-from operators.normalize import Warm
-from operators.records import BarItem, RowItem
 from packs.loader import PackError, Packs, load_packs
 from packs.schema import Canary
 
 T = TypeVar("T")
 
 TICKS = "ticks"  # name of the recording: its directory, and the feed of its gaps
-
-
-class Sinks(NamedTuple):
-    """Where rows and frames go, where events and suppressions go, and baselines, by name."""
-
-    market: dict[str, Sink[Any]]
-    published: dict[str, Sink[Any]]
-    baselines: Mapping[str, Sink[Any]] = MappingProxyType({})
-
-
-def build(
-    ticks: Source[Any],
-    packs: Packs,
-    sinks: Sinks,
-    run: Run | None = None,
-    *,
-    warm: Warm | None = None,
-) -> Dataflow:
-    """Return the flow from ticks to events; live, replay and tests differ only in its edges.
-
-    run : who hears the events; by default everybody. warm : the baselines that assets without a
-    state begin with; a replay has none, so that its bytes depend on the log alone.
-    """
-    flow = Dataflow("detector")
-    messages = op.input("ticks", flow, ticks)
-    return _finish(flow, assemble(messages, packs), packs, sinks, run, warm)
-
-
-def build_from_bars(
-    bars: Source[Any], packs: Packs, sinks: Sinks, run: Run | None = None
-) -> Dataflow:
-    """Return the same flow, entered at normalisation."""
-    flow = Dataflow("detector")
-    return _finish(flow, op.input("bars", flow, bars), packs, sinks, run)
-
-
-def _finish(
-    flow: Dataflow,
-    bars: KeyedStream[BarItem],
-    packs: Packs,
-    sinks: Sinks,
-    run: Run | None,
-    warm: Warm | None = None,
-) -> Dataflow:
-    deliver(judge(rows_of(bars, packs, sinks.baselines, warm), packs, run), sinks)
-    return flow
-
-
-def rows_of(
-    bars: KeyedStream[BarItem],
-    packs: Packs,
-    stores: Mapping[str, Sink[Any]],
-    warm: Warm | None = None,
-) -> KeyedStream[RowItem]:
-    """Return rows with candidates; the baselines behind them go to `stores` once an hour.
-
-    warm : as in `build`.
-    """
-    rows = normalize(bars, packs, hands_out=bool(stores), warm=warm)
-    if stores:
-        handed = baselines(rows)
-        for name, sink in stores.items():
-            op.output(f"baselines-{name}", handed, sink)
-    return mark(rows, packs)
-
-
-def deliver(products: Products, sinks: Sinks) -> None:
-    """Send rows, frames and events to their sinks, each a step."""
-    for name, sink in sinks.market.items():
-        op.output(f"rows-{name}", products.market, sink)
-    for name, sink in sinks.published.items():
-        op.output(f"events-{name}", products.published, sink)
 
 
 def recorder_config(settings: Settings, packs: Packs) -> RecorderConfig:

@@ -14,8 +14,9 @@ from bytewax.inputs import Source
 
 from dataflows.connectors.kafka_partition import flow_topics
 from dataflows.connectors.kafka_rows import KafkaRowsSource
+from dataflows.flow import Sinks, deliver
 from dataflows.halves import judge
-from dataflows.live import Sinks, configure, deliver, live_database, live_sinks
+from dataflows.live import configure, live_database, live_sinks
 from dataflows.settings import Settings
 from dataflows.shard import bus_of
 from operators.modes import Run

@@ -29,7 +29,7 @@ from dataflows.connectors.topics import (
     EventsSink,
     RowsAndFramesSink,
 )
-from dataflows.live import Sinks, build, build_from_bars
+from dataflows.flow import Sinks, build, build_from_bars
 from dataflows.ranges import Part
 from operators.modes import Run
 from operators.normalize import features_in_use

@@ -28,8 +28,9 @@ from dataflows.connectors.kafka_rows import KafkaRowsSink, RowsMaker
 from dataflows.connectors.kafka_ticks import KafkaTicksSource
 from dataflows.connectors.share_source import ShareSource
 from dataflows.connectors.source import HoleLog, Item, LogSource
+from dataflows.flow import rows_of
 from dataflows.halves import assemble
-from dataflows.live import TICKS, checked_url, configure, rows_of
+from dataflows.live import TICKS, checked_url, configure
 from dataflows.settings import DATABASE_OFF, Settings
 from operators.engine import Packed, rekey, stateful, to_all
 from operators.records import Boundary, RowItem, Ticks

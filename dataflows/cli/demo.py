@@ -47,7 +47,7 @@ from dataflows.connectors.database import Database
 from dataflows.connectors.embedded_postgres import PostgresError
 from dataflows.connectors.migrate import MigrationError
 from dataflows.connectors.source import REPLAY_LINES
-from dataflows.live import Sinks
+from dataflows.flow import Sinks
 from dataflows.replay import REPLAY, Summary, replay
 from fixtures.market import Scenario, default_assets, demo_scenario, truth
 from packs.loader import Packs, load_packs

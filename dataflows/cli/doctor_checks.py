@@ -19,7 +19,7 @@ from dataflows.cli.check import Check
 from dataflows.cli.database import server_of
 from dataflows.cli.events import TOPIC, parse_event
 from dataflows.cli.logs import last_arrival_ns, size_of
-from dataflows.cli.record import messages_on_stderr
+from dataflows.cli.messages import messages_on_stderr
 from dataflows.cli.screen import shown_size
 from dataflows.connectors.clock import SystemClock
 from dataflows.connectors.database import SPOOL_DIRECTORY

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
 from typing import Annotated, Any
 
-import structlog
 import typer
 
+from dataflows.cli.messages import messages_on_stderr
 from dataflows.cli.places import made_directory
-from dataflows.cli.screen import AsJson, err, new_table, put, put_json, put_table, say, shown_size
+from dataflows.cli.screen import AsJson, new_table, put, put_json, put_table, say, shown_size
 from dataflows.connectors.clock import Clock, SystemClock
 from dataflows.connectors.recorder import Recorder, RecorderConfig
 from dataflows.settings import Settings
@@ -134,22 +133,3 @@ def told_to_stop() -> Iterator[Event]:
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
-
-
-@contextmanager
-def messages_on_stderr() -> Iterator[None]:
-    """Let the messages of connectors go to stderr: stdout is for the result."""
-    screen = err()
-    colours = screen.is_terminal and not screen.no_color
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper("%H:%M:%S", utc=True),
-            structlog.dev.ConsoleRenderer(colors=colours),
-        ],
-        logger_factory=lambda *args: structlog.PrintLogger(sys.stderr),
-    )
-    try:
-        yield
-    finally:
-        structlog.reset_defaults()

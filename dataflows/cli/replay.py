@@ -14,10 +14,10 @@ import typer
 
 from dataflows.cli.failures import INPUT, Problem
 from dataflows.cli.logs import LogSpan, log_span
+from dataflows.cli.messages import messages_on_stderr
 from dataflows.cli.pack_files import DetectorsFile, FeaturesFile, UniverseFile
 from dataflows.cli.places import assert_writable, made_directory
 from dataflows.cli.progress import LogProgress
-from dataflows.cli.record import messages_on_stderr
 from dataflows.cli.replay_parts import TELL_EVERY, Job, replay_parts
 from dataflows.cli.replay_range import WARMUP, Asked, PartsProgress
 from dataflows.cli.replay_to import DEFAULT_SCHEMA, Given, servers, written_to

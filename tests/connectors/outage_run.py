@@ -27,7 +27,7 @@ from dataflows.connectors.postgres import PostgresEventSink, PostgresMarketSink,
 from dataflows.connectors.source import LogSource, SourceState
 from dataflows.connectors.spool import Disk, Spooling
 from dataflows.connectors.topics import EventsSink, RowsAndFramesSink
-from dataflows.live import Sinks, build
+from dataflows.flow import Sinks, build
 from packs.loader import load_packs
 
 CHUNK_LINES = 100  # a few seconds of feed

@@ -26,7 +26,7 @@ from dataflows.connectors.database import Database
 from dataflows.connectors.migrate import open_session
 from dataflows.connectors.postgres import PostgresWriter
 from dataflows.connectors.source import LogSource
-from dataflows.live import Sinks, build
+from dataflows.flow import Sinks, build
 from dataflows.replay import file_sinks, replay
 from operators.baselines import Baseline, dump, fresh, load
 from operators.lattice import HOUR_MS, MINUTE_MS, iso

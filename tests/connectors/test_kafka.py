@@ -35,7 +35,8 @@ from dataflows.connectors.kafka import (
 )
 from dataflows.connectors.topics import EventsSink
 from dataflows.contract import ASYNCAPI_FILE, DOCUMENTS
-from dataflows.live import Sinks, live_sinks
+from dataflows.flow import Sinks
+from dataflows.live import live_sinks
 from dataflows.replay import product_path, replay
 from dataflows.settings import Settings, SettingsError
 from fixtures.broker import Broker, can_run, jars

@@ -16,7 +16,7 @@ import pytest
 from dataflows.connectors.database import Database
 from dataflows.connectors.embedded_postgres import find_binaries
 from dataflows.connectors.migrate import migrate
-from dataflows.live import Sinks
+from dataflows.flow import Sinks
 from dataflows.replay import product_path, replay
 from operators.lattice import iso
 from packs.loader import load_packs

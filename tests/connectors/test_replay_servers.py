@@ -15,7 +15,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from typer.testing import CliRunner, Result
 
-from dataflows.cli import app, replay_to
+from dataflows.cli import app, replay_servers
 from dataflows.cli.failures import DONE, FAILED, USAGE
 from dataflows.connectors.kafka import topic_names
 from dataflows.connectors.replay_schema import MARK, claim_schema
@@ -264,7 +264,7 @@ def test_servers_that_do_not_answer(
     assert PASSWORD not in ran.stderr
     monkeypatch.setenv("ALPHA_DATABASE_URL", dsn)
     failed(alpha(short_log, "--database", "env"), FAILED, "ALPHA_DATABASE_URL")
-    monkeypatch.setattr(replay_to, "REACH_S", 1.0)
+    monkeypatch.setattr(replay_servers, "REACH_S", 1.0)
     kafka = f"127.0.0.1:{closed_port}"
     failed(alpha(short_log, "--kafka", kafka), FAILED, f"--kafka {kafka}", "no broker")
     assert not list(tmp_path.glob("out/*"))

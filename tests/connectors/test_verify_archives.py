@@ -20,7 +20,7 @@ from dataflows.connectors.archive_postgres import PostgresArchive
 from dataflows.connectors.database import Database
 from dataflows.connectors.migrate import open_session
 from dataflows.connectors.postgres import PostgresWriter
-from dataflows.live import Sinks
+from dataflows.flow import Sinks
 from dataflows.replay import REPLAY, product_path, replay
 from dataflows.verify import Stretch, Verification, Verifier
 from fixtures.market import Episode, FrameOptions, Scenario, default_assets, lines

@@ -43,7 +43,7 @@ from dataflows.connectors.source import LogPartition, LogSource, SourceState
 from dataflows.connectors.spool import Disk, Lost, Spool, Spooling
 from dataflows.connectors.ticklog import TickLogReader, TickLogWriter
 from dataflows.connectors.topics import EventsSink, NdjsonFile, RowsAndFramesSink
-from dataflows.live import Sinks, build
+from dataflows.flow import Sinks, build
 from operators import engine
 from operators.assemble import Assemble
 from operators.budget import Budget

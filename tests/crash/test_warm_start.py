@@ -15,7 +15,7 @@ from matrix import START_MS, Stage
 from dataflows.connectors.database import Database
 from dataflows.connectors.source import LogSource
 from dataflows.connectors.ticklog import TickLogReader, TickLogWriter
-from dataflows.live import build
+from dataflows.flow import build
 from dataflows.replay import file_sinks, product_path
 from operators.lattice import iso
 

@@ -16,7 +16,7 @@ from bytewax.testing import run_main
 
 from dataflows.connectors.source import LogSource, SourceState, feed_reader
 from dataflows.connectors.ticklog import TickLogReader
-from dataflows.live import build
+from dataflows.flow import build
 from dataflows.replay import PRODUCTS, file_sinks, product_path, replay
 from dataflows.version import PRODUCER
 from operators.feed import FeedState

@@ -7,7 +7,7 @@ from pathlib import Path
 from bytewax.visualize import to_mermaid
 
 from dataflows.connectors.source import LogSource
-from dataflows.live import build
+from dataflows.flow import build
 from dataflows.replay import file_sinks
 from packs.loader import load_packs
 

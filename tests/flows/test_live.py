@@ -14,7 +14,7 @@ from bytewax.testing import run_main
 from dataflows.connectors.clock import SystemClock
 from dataflows.connectors.recorder import Recorder, RecorderConfig
 from dataflows.connectors.source import LogSource, SourceState
-from dataflows.live import build
+from dataflows.flow import build
 from dataflows.replay import PRODUCTS, file_sinks, product_path, replay
 from fixtures.exchange import running_exchange
 from fixtures.market import FrameOptions, Scenario, default_assets, lines, meta_and_asset_ctxs

@@ -31,7 +31,7 @@ from dataflows.connectors.share_source import ShareSource
 from dataflows.connectors.source import LogSource, SourceState
 from dataflows.connectors.ticklog import TickLogReader, TickLogWriter
 from dataflows.connectors.topic_source import SourceError
-from dataflows.live import build
+from dataflows.flow import build
 from dataflows.replay import PRODUCTS, file_sinks, product_path, replay
 from dataflows.settings import Settings
 from fixtures.market import FrameOptions, Scenario, default_assets, lines

@@ -10,7 +10,7 @@ from bytewax.testing import TestingSink, run_main
 
 from dataflows import shard
 from dataflows.connectors.source import LogSource
-from dataflows.live import Sinks, build
+from dataflows.flow import Sinks, build
 from operators.records import BaselineState
 from operators.sharding import Share
 from packs.loader import load_packs

@@ -50,7 +50,8 @@ from bytewax.testing import run_main
 from dataflows.connectors.clock import SystemClock
 from dataflows.connectors.recorder import Recorder
 from dataflows.connectors.source import LogSource
-from dataflows.live import TICKS, build, live_database, live_sinks, recorder_config
+from dataflows.flow import build
+from dataflows.live import TICKS, live_database, live_sinks, recorder_config
 from dataflows.settings import Settings
 from packs.loader import load_packs
 
