@@ -15,23 +15,31 @@ import orjson
 from operators.contract import DeadLetter
 from operators.lattice import iso
 from operators.records import Frame, MarketPhase, Row, Suppression
-from operators.scans import is_finite
+from operators.scans import arranged, is_finite
 
-_IDENTITY = frozenset(("asset_uid", "symbol", "tf", "exchange_ts", "revision", "extras"))
+# Keys in their order, by timeframe and number of columns: of the newest row that had others. What
+# is sorted already is written sooner.
+_shapes: dict[tuple[str, int], dict[str, None]] = {}
 
 
 def row_json(row: Row) -> bytes:
     """Return a feature row as one flat object; what has no typed column is under `extras`."""
-    columns = row.columns.copy()
-    distinct = len(columns) + len(_IDENTITY)
-    columns["asset_uid"] = row.asset_uid
-    columns["symbol"] = row.symbol
-    columns["tf"] = row.tf
-    columns["exchange_ts"] = iso(row.exchange_ts_ms)
-    columns["revision"] = row.revision
-    columns["extras"] = row.extras
-    assert len(columns) == distinct, _hidden(_IDENTITY, row.columns)
-    return canonical(columns)
+    columns, kind = row.columns, (row.tf, len(row.columns))
+    identity = {
+        "asset_uid": row.asset_uid,
+        "symbol": row.symbol,
+        "tf": row.tf,
+        "exchange_ts": iso(row.exchange_ts_ms),
+        "revision": row.revision,
+        "extras": row.extras,
+    }
+    shape = _shapes.get(kind)
+    fields = None if shape is None else arranged(shape, columns, identity)
+    if fields is not None:  # nearly every row
+        return orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)
+    fields = _joined(identity, columns)
+    _shapes[kind] = dict.fromkeys(sorted(fields))
+    return canonical(fields)
 
 
 def frame_json(frame: Frame) -> bytes:

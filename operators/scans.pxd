@@ -8,3 +8,6 @@ cpdef double total(list values, Py_ssize_t start)
 
 @cython.locals(number=double)
 cpdef bint is_finite(object value)
+
+@cython.locals(fields=dict, number=double)
+cpdef object arranged(dict shape, dict columns, dict own)

@@ -60,9 +60,10 @@ class NdjsonFile:
 
     def append(self, lines: Iterable[bytes]) -> None:
         """Write lines, given without newline, in their order."""
-        text = b"".join(line + b"\n" for line in lines)
+        text = b"\n".join(lines)
         if text:
             self._file.write(text)
+            self._file.write(b"\n")
             self._file.flush()
 
     def offset(self) -> int:
