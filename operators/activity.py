@@ -15,7 +15,8 @@ import msgspec
 
 from operators.formulas.elementary import median
 from operators.lattice import MINUTE_MS
-from operators.scans import total
+from operators.records import Row
+from operators.scans import remember_minute, remember_minutes, sums_since
 from packs.schema import TIMEFRAME_MIN, UniversePolicy
 
 UNKNOWN = -1.0  # open interest of a minute that has none: below every value, which are >= 0
@@ -60,37 +61,17 @@ def remember(
     volume : v_total_m_1, quote currency; NULL counts 0. interest : oi_close, quote currency; NULL
     is skipped by the median. stale : the row's verdict.
     """
-    traded = volume or 0.0
-    held = UNKNOWN if interest is None else interest
-    past = state.past.get(uid)
-    if past is None:
-        state.past[uid] = Past(label_ms, [traded], [held], int(stale))
-        return
-    missing = (label_ms - past.newest_ms) // MINUTE_MS - 1
-    assert missing >= -1, f"asset {uid} sent minute {label_ms} after {past.newest_ms}"
-    if missing == 0:  # as nearly always
-        past.volumes.append(traded)
-        past.interests.append(held)
-        if len(past.volumes) > policy.l1_min:
-            del past.volumes[: -max(policy.l1_min, VOLUME_MIN)]
-        if len(past.interests) > policy.l2_min:
-            del past.interests[: -policy.l2_min]
-        past.stale_before, past.newest_ms = past.stale_min, label_ms
-    elif missing < 0:
-        past.volumes[-1], past.interests[-1] = traded, held
-    else:
-        _append(past.volumes, traded, missing, 0.0, max(policy.l1_min, VOLUME_MIN))
-        _append(past.interests, held, missing, UNKNOWN, policy.l2_min)
-        past.stale_before, past.newest_ms = 0, label_ms
-    past.stale_min = past.stale_before + 1 if stale else 0
+    remember_minute(state.past, uid, label_ms, volume, interest, stale, Past, *_kept_min(policy))
 
 
-def _append(values: list[float], value: float, missing: int, filler: float, limit: int) -> None:
-    """Append a value after the minutes that are missing before it; keep the newest `limit`."""
-    values.extend([filler] * min(missing, limit))
-    values.append(value)
-    if len(values) > limit:
-        del values[: len(values) - limit]
+def remember_all(state: Activity, rows: list[Row], policy: UniversePolicy) -> None:
+    """Take the minutes of some rows, each its asset's newest or that one amended, as `remember`."""
+    remember_minutes(state.past, rows, Past, *_kept_min(policy))
+
+
+def _kept_min(policy: UniversePolicy) -> tuple[int, int]:
+    """Return how many minutes of volume and of open interest are kept."""
+    return max(policy.l1_min, VOLUME_MIN), policy.l2_min
 
 
 def forget(state: Activity, label_ms: int, policy: UniversePolicy) -> None:
@@ -101,14 +82,17 @@ def forget(state: Activity, label_ms: int, policy: UniversePolicy) -> None:
 
 
 def volume_since(state: Activity, uid: int, since_ms: int) -> float:
-    """Return the dollar volume of the minutes labelled after `since_ms`, 0 if there is none.
+    """Return the dollar volume of an asset, as `volumes_since`."""
+    return volumes_since(state, (uid,), since_ms)[uid]
+
+
+def volumes_since(state: Activity, uids: Iterable[int], since_ms: int) -> dict[int, float]:
+    """Return by asset the dollar volume of the minutes labelled after `since_ms`, 0 if there is
+    none.
 
     Looks back max(l1_min, 60) minutes at most.
     """
-    past = state.past.get(uid)
-    if past is None:
-        return 0.0
-    return total(past.volumes, _first_after(past.volumes, past.newest_ms, since_ms))
+    return sums_since(state.past, uids, since_ms)
 
 
 def dollar_volumes(
@@ -118,16 +102,7 @@ def dollar_volumes(
 
     `v_total_m_1` is in quote currency already, so nothing is multiplied by a price.
     """
-    since_ms, window, past = label_ms - policy.l1_min * MINUTE_MS, policy.l1_min, state.past
-    volumes = {}
-    for uid in uids:
-        own = past.get(uid)
-        if own is not None and own.newest_ms == label_ms:  # as nearly always
-            kept = own.volumes
-            volumes[uid] = total(kept, len(kept) - window if len(kept) > window else 0)
-        else:
-            volumes[uid] = volume_since(state, uid, since_ms)
-    return volumes
+    return volumes_since(state, uids, label_ms - policy.l1_min * MINUTE_MS)
 
 
 def open_interests(
@@ -156,14 +131,9 @@ def _median_since(past: Past | None, since_ms: int) -> float | None:
 
 def _after(values: list[float], newest_ms: int, since_ms: int) -> list[float]:
     """Return the values of the minutes labelled after `since_ms`."""
-    first = _first_after(values, newest_ms, since_ms)
-    return values[first:] if first else values
-
-
-def _first_after(values: list[float], newest_ms: int, since_ms: int) -> int:
-    """Return the place of the first minute labelled after `since_ms`."""
     count = -((since_ms - newest_ms) // MINUTE_MS)  # upwards, if it is no label
-    return min(len(values), max(0, len(values) - count))
+    first = min(len(values), max(0, len(values) - count))
+    return values[first:] if first else values
 
 
 def dead(state: Activity, volumes: Mapping[int, float], policy: UniversePolicy) -> frozenset[int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from operators import activity, rotation, universe
+from operators import activity, rotation, scans, universe
 from operators.activity import Activity
 from operators.events import WINDOW_SEC
 from operators.formulas.crosssection import dispersion, lead_index
@@ -37,6 +37,7 @@ from operators.records import (
     TierMove,
 )
 from operators.rotation import RotationState
+from operators.scans import floats_of
 from operators.score import holds_in_tier, longest_quiet_ms, on_frames, rate
 from operators.tiers import TierState, step_tiers, tier_of
 from operators.universe import UniverseState
@@ -119,11 +120,13 @@ class Context:
         if not phase.final:
             state.last, state.revisions, state.spiked, state.approx = {}, {}, {}, False
         marked = [pair for item in items for pair in _pairs(item)]
+        minutes = [row for row, _ in marked if row.tf == MINUTE_TF]
+        activity.remember_all(state.activity, minutes, self._policy)
+        rotation.observe_minutes(state.rotation, minutes)
         for row, _ in marked:
-            if row.tf == MINUTE_TF:
-                self._remember(state, row)
-            self._observe_strength(state, row)
-        volumes = {} if phase.final else self._volumes(state, phase, marked)
+            if row.tf == STEP_TF:
+                self._observe_step(state, row)
+        volumes = {} if phase.final else self._volumes(state, phase, minutes)
         moved = () if phase.final else step_tiers(state.tiers, volumes, self._policy)
         for row, candidates in marked:
             if row.tf == MINUTE_TF:
@@ -190,33 +193,17 @@ class Context:
         candidates = tuple(self._marketwide.candidates(row) for row in rows)
         return ScoreItem(phase, MARKET_UID, rows, candidates, frames)
 
-    def _observe_strength(self, state: ContextState, row: Row) -> None:
-        """Remember relative strength, of minutes that are ok, until their quarter hour ends."""
-        label, uid = row.exchange_ts_ms, row.asset_uid
-        if row.tf == MINUTE_TF and row.columns["dq_status"] == DQ_OK:
-            rotation.observe_minute(state.rotation, uid, label, row.columns["rs_score_m_5"])
-        elif row.tf == STEP_TF:
-            z_vol = self._naming.read(row, "z_vol_m_1")
-            known = z_vol if isinstance(z_vol, float) else None
-            rotation.observe_step(state.rotation, uid, label, known)
+    def _observe_step(self, state: ContextState, row: Row) -> None:
+        """Close a quarter hour of relative strength."""
+        z_vol = self._naming.read(row, "z_vol_m_1")
+        known = z_vol if isinstance(z_vol, float) else None
+        rotation.observe_step(state.rotation, row.asset_uid, row.exchange_ts_ms, known)
 
     # --- membership --------------------------------------------------------------------------
 
-    def _remember(self, state: ContextState, row: Row) -> None:
-        columns = row.columns
-        activity.remember(
-            state.activity,
-            row.asset_uid,
-            row.exchange_ts_ms,
-            columns["v_total_m_1"],
-            columns["oi_close"],
-            self._policy,
-            stale=columns["dq_status"] == DQ_STALE,
-        )
-
-    def _volumes(self, state: ContextState, phase: Phase, marked: list[Marked]) -> dict[int, float]:
+    def _volumes(self, state: ContextState, phase: Phase, minutes: list[Row]) -> dict[int, float]:
         """Return the dollar volume by asset that ranks and tiers go by."""
-        uids = [row.asset_uid for row, _ in marked if row.tf == MINUTE_TF]
+        uids = [row.asset_uid for row in minutes]
         return activity.dollar_volumes(state.activity, uids, phase.minute_ms, self._policy)
 
     def _move_membership(
@@ -324,14 +311,15 @@ class Context:
         eligible = [row for row in covered if row.columns["dq_status"] == DQ_OK]
         rs_score = self._naming.stored("rs_score_m_5", tf)
         # In asset order, and sorting downwards leaves equal scores in their order.
-        ranking = sorted(eligible, key=lambda row: row.columns[rs_score], reverse=True)
-        symbols = [row.symbol for row in ranking]
+        scores = [row.columns[rs_score] for row in eligible]
+        places = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
+        ranking = [eligible[place] for place in places]
         columns: Columns = {
             **self._leader(state, eligible, ranking, rows),
             "shock_count_5s": self._shocks(state),
             "approx": state.approx,
-            "rs_top": symbols[:RS_LIST_LENGTH],
-            "rs_bottom": symbols[::-1][:RS_LIST_LENGTH],
+            "rs_top": [row.symbol for row in ranking[:RS_LIST_LENGTH]],
+            "rs_bottom": [row.symbol for row in ranking[: -RS_LIST_LENGTH - 1 : -1]],
             "return_dispersion_m_5": self._dispersion(eligible, "ret_m_5"),
             "vol_dispersion_m_5": self._dispersion(eligible, "z_vol_m_1"),
             "eligible_count": len(eligible),
@@ -362,7 +350,7 @@ class Context:
         if not rows:
             return None
         stored = self._naming.stored(name, rows[0].tf)  # all of one timeframe
-        value = dispersion([v for row in rows if isinstance(v := row.columns.get(stored), float)])
+        value = dispersion(floats_of(rows, stored))
         return None if value is None else round12(value)
 
     def _leader(
@@ -404,11 +392,8 @@ class Context:
     def _dominance(self, state: ContextState, leader: Row, eligible: list[Row]) -> float | None:
         window_ms = max(LEADER_WINDOW_MIN * MINUTE_MS, 1000 * WINDOW_SEC[leader.tf])
         since = leader.exchange_ts_ms - window_ms
-        shares = {
-            row.asset_uid: activity.volume_since(state.activity, row.asset_uid, since)
-            for row in eligible
-        }
-        total = _total(list(shares.values()))
+        shares = activity.volumes_since(state.activity, [r.asset_uid for r in eligible], since)
+        total = scans.total(list(shares.values()), 0)
         if leader.asset_uid not in shares or total <= 0.0:
             return None
         return round12(shares[leader.asset_uid] / total)
@@ -437,13 +422,6 @@ def _unchanged(phase: Phase) -> list[MarketPhase | ScoreItem]:
     """Pass on a final phase in which nobody has a row: there is nothing to score on an asset."""
     alone = msgspec.structs.replace(phase, n_assets=0)
     return [MarketPhase(phase, (), ()), ScoreItem(alone, MARKET_UID, (), (), ())]
-
-
-def _total(values: list[float]) -> float:
-    total = 0.0
-    for value in values:
-        total += value
-    return total
 
 
 def _frame_quality(eligible: int, wanted: int) -> Columns:

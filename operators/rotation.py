@@ -14,7 +14,8 @@ import msgspec
 
 from operators.formulas.elementary import mean, median, round12
 from operators.lattice import MINUTE_MS
-from operators.records import Columns
+from operators.records import Columns, Row
+from operators.scans import remember_strengths
 
 STEP_MS = 15 * MINUTE_MS
 STEPS = 3  # this one and the two before it
@@ -56,15 +57,9 @@ class RotationState(msgspec.Struct):
     sector_leader: str | None = None
 
 
-def observe_minute(state: RotationState, uid: int, label_ms: int, rs_score: float) -> None:
-    """Take the relative strength of a minute that is good enough; a label again replaces."""
-    known = state.assets.setdefault(uid, Strength())
-    while known.labels and known.labels[0] <= label_ms - STEP_MS:
-        del known.labels[0], known.scores[0]
-    if known.labels and known.labels[-1] == label_ms:
-        del known.labels[-1], known.scores[-1]
-    known.labels.append(label_ms)
-    known.scores.append(rs_score)
+def observe_minutes(state: RotationState, rows: list[Row]) -> None:
+    """Take the relative strength of the minutes that are ok; a label again replaces."""
+    remember_strengths(state.assets, rows, Strength, STEP_MS)
 
 
 def observe_step(state: RotationState, uid: int, label_ms: int, z_vol: float | None) -> None:

@@ -11,3 +11,28 @@ cpdef bint is_finite(object value)
 
 @cython.locals(fields=dict, number=double)
 cpdef object arranged(dict shape, dict columns, dict own)
+
+@cython.locals(past=object, volumes=list, newest_ms="long long", count="long long", start=Py_ssize_t)
+cpdef dict sums_since(dict known, object uids, long long since_ms)
+
+@cython.locals(
+    newest_ms="long long", volumes=list, interests=list, missing="long long", before="long long"
+)
+cpdef object remember_minute(
+    dict known, object uid, long long label_ms, object volume, object interest, bint stale,
+    object begin, Py_ssize_t l1_min, Py_ssize_t l2_min
+)
+
+@cython.locals(columns=dict)
+cpdef object remember_minutes(
+    dict known, list rows, object begin, Py_ssize_t l1_min, Py_ssize_t l2_min
+)
+
+@cython.locals(columns=dict, label_ms="long long", labels=list, scores=list)
+cpdef object remember_strengths(dict known, list rows, object begin, long long step_ms)
+
+@cython.locals(columns=dict, found=list)
+cpdef list floats_of(list rows, str name)
+
+@cython.locals(number=double, value=double, found=list)
+cpdef list squares(list values, double mean)

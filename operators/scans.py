@@ -6,9 +6,11 @@ gives the same bits (decision 9).
 
 from __future__ import annotations  # plain form only
 
+from collections.abc import Callable, Iterable  # plain form only
 from typing import Any  # plain form only
 
 from operators import native  # plain form only
+from operators.records import DQ_OK, DQ_STALE
 
 
 def total(values: list[float], start: int) -> float:
@@ -22,6 +24,135 @@ def total(values: list[float], start: int) -> float:
         number = values[i]
         result += number
     return result
+
+
+def sums_since(known: dict[int, Any], uids: Iterable[int], since_ms: int) -> dict[int, float]:
+    """Return by asset the sum of the volumes of the minutes labelled after `since_ms`, as `total`;
+    0.0 if there is none.
+
+    known : what is remembered of an asset's minutes (`activity.Past`).
+    """
+    sums: dict[int, float] = {}
+    for uid in uids:
+        past = known.get(uid)
+        if past is None:
+            sums[uid] = 0.0
+            continue
+        volumes, newest_ms = past.volumes, past.newest_ms
+        count = -((since_ms - newest_ms) // 60_000)  # upwards, if it is no label
+        start = len(volumes) - count if 0 <= count < len(volumes) else 0
+        sums[uid] = total(volumes, start if count > 0 else len(volumes))
+    return sums
+
+
+def remember_minute(
+    known: dict[int, Any],
+    uid: int,
+    label_ms: int,
+    volume: float | None,
+    interest: float | None,
+    stale: bool,
+    begin: Callable[[int, list[float], list[float], int], Any],
+    l1_min: int,
+    l2_min: int,
+) -> None:
+    """Take an asset's newest minute, or that one amended (`activity.remember`).
+
+    begin : makes what is remembered of a new asset. l1_min, l2_min : minutes that are kept.
+    """
+    traded = volume or 0.0
+    held = -1.0 if interest is None else interest
+    past = known.get(uid)
+    if past is None:
+        known[uid] = begin(label_ms, [traded], [held], 1 if stale else 0)
+        return
+    newest_ms, volumes, interests = past.newest_ms, past.volumes, past.interests
+    missing = (label_ms - newest_ms) // 60_000 - 1
+    assert missing >= -1, f"asset {uid} sent minute {label_ms} after {newest_ms}"
+    if missing < 0:
+        volumes[-1], interests[-1] = traded, held
+        before = past.stale_before
+    else:
+        before = past.stale_min if missing == 0 else 0
+        if missing > 0:
+            volumes.extend([0.0] * min(missing, l1_min))
+            interests.extend([-1.0] * min(missing, l2_min))
+        volumes.append(traded)
+        interests.append(held)
+        if len(volumes) > l1_min:
+            del volumes[: len(volumes) - l1_min]
+        if len(interests) > l2_min:
+            del interests[: len(interests) - l2_min]
+        past.stale_before, past.newest_ms = before, label_ms
+    past.stale_min = before + 1 if stale else 0
+
+
+def remember_minutes(
+    known: dict[int, Any],
+    rows: list[Any],
+    begin: Callable[[int, list[float], list[float], int], Any],
+    l1_min: int,
+    l2_min: int,
+) -> None:
+    """Take the minutes of some assets' rows, as `remember_minute`."""
+    for row in rows:
+        columns = row.columns
+        remember_minute(
+            known,
+            row.asset_uid,
+            row.exchange_ts_ms,
+            columns["v_total_m_1"],
+            columns["oi_close"],
+            columns["dq_status"] == DQ_STALE,
+            begin,
+            l1_min,
+            l2_min,
+        )
+
+
+def remember_strengths(
+    known: dict[int, Any], rows: list[Any], begin: Callable[[], Any], step_ms: int
+) -> None:
+    """Take the relative strength of the minutes that are ok (`rotation.observe_minutes`)."""
+    for row in rows:
+        columns = row.columns
+        if columns["dq_status"] != DQ_OK:
+            continue
+        uid, label_ms = row.asset_uid, row.exchange_ts_ms
+        own = known.get(uid)
+        if own is None:
+            own = known[uid] = begin()
+        labels, scores = own.labels, own.scores
+        while len(labels) > 0 and labels[0] <= label_ms - step_ms:
+            del labels[0], scores[0]
+        if len(labels) > 0 and labels[-1] == label_ms:
+            del labels[-1], scores[-1]
+        labels.append(label_ms)
+        scores.append(columns["rs_score_m_5"])
+
+
+def floats_of(rows: list[Any], name: str) -> list[float]:
+    """Return a column of some rows, without those that do not know it."""
+    found = []
+    for row in rows:
+        columns = row.columns
+        value = columns.get(name)
+        if isinstance(value, float):
+            found.append(value)
+    return found
+
+
+def squares(values: list[float], mean: float) -> list[float]:
+    """Return the squares of the distances from a mean.
+
+    >>> squares([1.0, 4.0], 2.0)
+    [1.0, 4.0]
+    """
+    found = []
+    for value in values:
+        number = value - mean
+        found.append(number * number)
+    return found
 
 
 def is_finite(value: object) -> bool:

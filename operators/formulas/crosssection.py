@@ -6,11 +6,12 @@ ascending asset_uid all the same (numerics 11.3).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import fsum, sqrt
 
+from operators.scans import squares
 
-def dispersion(values: Sequence[float]) -> float | None:
+
+def dispersion(values: list[float]) -> float | None:
     """Return the standard deviation across assets (divisor n); NULL below two assets.
 
     Build plan 6.6.
@@ -22,7 +23,7 @@ def dispersion(values: Sequence[float]) -> float | None:
     if count < 2:
         return None
     mean = fsum(values) / count
-    return sqrt(fsum([(value - mean) * (value - mean) for value in values]) / count)
+    return sqrt(fsum(squares(values, mean)) / count)
 
 
 def lead_index(ret_m_5: float, z_vol: float, oi_roc: float | None) -> float:
