@@ -243,7 +243,8 @@ class _Sparse(Context):
 
     def joined(self, state: ContextState, item: RowItem) -> tuple[Row, ...]:
         """Return rows with their membership."""
-        return self._with_membership(state, item)
+        self._give_membership(state, (item,))
+        return item.rows
 
 
 class _Trial:

@@ -7,6 +7,8 @@ next revision but never moves membership (design D13, D14).  Build plan 6, 7; de
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from operators import activity, rotation, scans, universe
@@ -84,7 +86,10 @@ class ContextState(msgspec.Struct):
 
 class Context:
     """`RowItem`s of all assets in; `MarketPhase`, then a `ScoreItem` of MARKET and of each asset
-    with which scoring has something to do: it has candidates, or may be muted."""
+    with which scoring has something to do: it has candidates, or may be muted.
+
+    What comes in is taken over: the rows that go out are those, with their membership written in.
+    """
 
     def __init__(self, packs: Packs) -> None:
         self._packs = packs
@@ -137,28 +142,24 @@ class Context:
         audit = Audit()
         if not phase.final:
             audit = self._move_membership(state, phase, marked, volumes, moved)
-        rows_of = [self._with_membership(state, item) for item in items]
+        self._give_membership(state, items)
         frames = tuple(
             [self._frame(state, tf, phase) for tf in sorted({row.tf for row, _ in marked})]
         )
-        told = [
-            (item, rows)
-            for item, rows in zip(items, rows_of, strict=True)
-            if self._is_scored(state, item)
-        ]
+        told = [item for item in items if self._is_scored(state, item)]
         share = msgspec.structs.replace(phase, n_assets=len(told))
         joined = [
             ScoreItem(
                 share,
                 item.asset_uid,
-                rows,
-                item.candidates or ((),) * len(rows),
+                item.rows,
+                item.candidates or ((),) * len(item.rows),
                 frames,
                 tier_of(state.tiers, item.asset_uid),
             )
-            for item, rows in told
+            for item in told
         ]
-        every = tuple([row for rows in rows_of for row in rows])
+        every = tuple([row for row, _ in marked])
         market = self._market_item(share, frames)
         return [MarketPhase(phase, frames, every, audit), market, *joined]
 
@@ -279,27 +280,19 @@ class Context:
         spiked = [uid for uid, is_spiked in state.spiked.items() if is_spiked]
         return len([uid for uid in spiked if universe.is_covered(state.universe, uid)])
 
-    def _with_membership(self, state: ContextState, item: RowItem) -> tuple[Row, ...]:
-        """Return an asset's rows with its membership, the newest of their timeframes."""
-        rows: list[Row] = []
-        if not item.rows:
-            return ()
-        membership = universe.membership(state.universe, item.asset_uid)
-        for row in item.rows:
-            columns = row.columns.copy()
-            columns.update(membership)
-            joined = Row(
-                row.asset_uid,
-                row.symbol,
-                row.tf,
-                row.exchange_ts_ms,
-                row.revision,
-                columns,
-                row.extras,
-            )
-            state.last.setdefault(row.tf, {})[row.asset_uid] = joined
-            rows.append(joined)
-        return tuple(rows)
+    def _give_membership(self, state: ContextState, items: Iterable[RowItem]) -> None:
+        """Give each row its asset's membership, in its own columns: from here on it is the newest
+        of its timeframe."""
+        coverage, last = state.universe, state.last
+        inside, hot, revision = universe.members(coverage), coverage.hot, coverage.revision
+        for item in items:
+            uid = item.asset_uid
+            for row in item.rows:
+                columns = row.columns
+                columns["is_in_universe"] = uid in inside
+                columns["is_hot"] = uid in hot
+                columns["universe_rev"] = revision
+                last.setdefault(row.tf, {})[uid] = row
 
     # --- the frame ---------------------------------------------------------------------------
 

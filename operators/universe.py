@@ -32,7 +32,6 @@ What the words mean here:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import msgspec
 
@@ -332,23 +331,18 @@ def is_covered(state: UniverseState, uid: int) -> bool:
 
 def covered(state: UniverseState) -> frozenset[int]:
     """Return the assets that are listened to."""
-    inside = [uid for uid, member in state.members.items() if member.since_ms]
-    return frozenset((*inside, *state.hot))
+    return members(state).union(state.hot)
+
+
+def members(state: UniverseState) -> frozenset[int]:
+    """Return the members of the universe."""
+    return frozenset([uid for uid, member in state.members.items() if member.since_ms])
 
 
 def is_member(state: UniverseState, uid: int) -> bool:
     """Tell whether an asset is a member of the universe."""
     member = state.members.get(uid)
     return member is not None and member.since_ms > 0
-
-
-def membership(state: UniverseState, uid: int) -> dict[str, Any]:
-    """Return the membership columns of an asset."""
-    return {
-        "is_in_universe": is_member(state, uid),
-        "is_hot": uid in state.hot,
-        "universe_rev": state.revision,
-    }
 
 
 def size(state: UniverseState) -> int:

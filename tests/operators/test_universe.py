@@ -16,7 +16,7 @@ from operators.universe import (
     composite_ranks,
     cool,
     heat,
-    membership,
+    members,
     newly_deferred,
     ranks,
     size,
@@ -69,8 +69,7 @@ class Universe:
     @property
     def members(self) -> str:
         """Return the letters of the members."""
-        inside = [u for u in self.state.members if membership(self.state, u)["is_in_universe"]]
-        return "".join(map(chr, sorted(inside)))
+        return "".join(map(chr, sorted(members(self.state))))
 
 
 def moved(change: Change | None) -> tuple[str, str] | None:
@@ -634,9 +633,9 @@ def test_heat_lasts_longer_the_more_severe(severity: int, minutes: int) -> None:
     warm(state, at(0), {5: (severity, "vol_spike_m_1")}, SHIPPED)
     assert state.hot[5].expires_ms == at(minutes)
     warm(state, at(minutes - 1), {}, SHIPPED)
-    assert membership(state, 5)["is_hot"] is True
+    assert 5 in state.hot
     warm(state, at(minutes), {}, SHIPPED)
-    assert membership(state, 5)["is_hot"] is False
+    assert 5 not in state.hot
 
 
 def test_heat_needs_severity_or_a_listed_subtype() -> None:
@@ -676,8 +675,10 @@ def test_heat_is_no_membership() -> None:
     universe = Universe(FREE)
     universe.step("AB")
     warm(universe.state, at(0), {65: (90, "x"), 90: (90, "x")}, SHIPPED)
-    standing = [tuple(membership(universe.state, uid).values()) for uid in (65, 66, 90, 91)]
-    assert standing == [(True, True, 1), (True, False, 1), (False, True, 1), (False, False, 1)]
+    inside, hot = members(universe.state), universe.state.hot
+    standing = [(uid in inside, uid in hot) for uid in (65, 66, 90, 91)]
+    assert standing == [(True, True), (True, False), (False, True), (False, False)]
+    assert universe.state.revision == 1
     assert size(universe.state) == 2
 
 

@@ -341,13 +341,8 @@ class Rules(RuleBasedStateMachine):
         state = self.state.universe
         assert universe.size(state) == len(self.members)
         for uid in range(ASSETS):
-            said = universe.membership(state, uid)
             member, hot = uid in self.members, uid in self.told_hot
-            assert said == {
-                "is_in_universe": member,
-                "is_hot": hot,
-                "universe_rev": state.revision,
-            }
+            assert (uid in universe.members(state), uid in state.hot) == (member, hot)
             assert universe.is_covered(state, uid) is (member or hot)
 
     @invariant()
