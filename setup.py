@@ -55,7 +55,8 @@ def extension_of(unit: str) -> Extension:
     write(copies / "__init__.py", b"")
     for file in native.UNITS[unit]:
         text = (ROOT / native.PACKAGE / file).read_text()
-        write(copies / f"{name}{Path(file).suffix}", native.text_to_compile(text).encode())
+        copy = file if file.endswith(".pxi") else f"{name}{Path(file).suffix}"
+        write(copies / copy, native.text_to_compile(text).encode())
     source = copies / f"{name}{Path(native.UNITS[unit][0]).suffix}"
     return Extension(
         f"{native.PACKAGE}.{name}",

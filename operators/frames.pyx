@@ -30,30 +30,7 @@ cdef enum:
     TRADES_MAX = 512  # prints of one frame; one with more is read the other way
     STAMP_MAX = 9223372036854775807
 
-cdef struct TradeRecord:
-    long long arrival_ns
-    long long time_ms
-    double px
-    double sz
-    long long is_buy
-    long long tid
-
-cdef struct QuoteRecord:
-    long long arrival_ns
-    long long time_ms
-    double sides[4]
-
-cdef struct BookRecord:
-    long long arrival_ns
-    long long time_ms
-    double sides[20]
-
-cdef struct ContextRecord:
-    long long arrival_ns
-    double open_interest_base
-    double mark_px
-    double oracle_px
-    double funding_rate
+include "ticks.pxi"
 
 cdef double PX_MAX = 1e12
 cdef double SZ_MAX = 1e15
@@ -202,6 +179,7 @@ cdef Text quote_frame(
     Text p, Text end, Text *coin, Py_ssize_t *size, QuoteRecord *quote
 ) noexcept:
     cdef int side
+    cdef double *sides = &quote.bid_px  # px and sz of the bid, then of the ask
     p = name(p, end, coin, size)
     if p != NULL:
         p = after(p, end, b',"time":')
@@ -214,10 +192,9 @@ cdef Text quote_frame(
             return NULL
         if p[0] == c'n':
             p = after(p, end, b"null")
-            quote.sides[2 * side] = NAN
-            quote.sides[2 * side + 1] = NAN
+            sides[2 * side] = sides[2 * side + 1] = NAN
         else:
-            p = level(p, end, &quote.sides[2 * side])
+            p = level(p, end, &sides[2 * side])
         if p != NULL and side == 0:
             p = after(p, end, b",")
     return after(p, end, b"]}}") if p != NULL else NULL

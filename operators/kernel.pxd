@@ -97,34 +97,7 @@ cdef inline double _sum_of_first(list values, Py_ssize_t n) except? -1.0:
     return math.fsum(values[:n])
 
 
-# Records of ticks (operators/layout.py).
-cdef struct TradeRecord:
-    long long arrival_ns
-    long long time_ms
-    double px
-    double sz
-    long long is_buy
-    long long tid
-
-cdef struct QuoteRecord:
-    long long arrival_ns
-    long long time_ms
-    double bid_px
-    double bid_sz
-    double ask_px
-    double ask_sz
-
-cdef struct BookRecord:
-    long long arrival_ns
-    long long time_ms
-    double sides[20]
-
-cdef struct ContextRecord:
-    long long arrival_ns
-    double open_interest_base
-    double mark_px
-    double oracle_px
-    double funding_rate
+include "ticks.pxi"
 
 
 cdef inline TradeRecord trade_at(bytearray data, Py_ssize_t index) noexcept:

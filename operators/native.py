@@ -16,10 +16,11 @@ from typing import Any, Literal
 Form = Literal["plain", "compiled"]
 
 PACKAGE = "operators"
-# What is compiled, each a module of its own. The first file of each is the text.
+# What is compiled, each a module of its own. The first file of each is the text; a `.pxi` is
+# included.
 UNITS: dict[str, tuple[str, ...]] = {
-    "kernel": ("kernel.py", "kernel.pxd"),
-    "frames": ("frames.pyx",),  # without it operators/wire.py reads all frames
+    "kernel": ("kernel.py", "kernel.pxd", "ticks.pxi"),
+    "frames": ("frames.pyx", "ticks.pxi"),  # without it operators/wire.py reads all frames
     "scans": ("scans.py", "scans.pxd"),
 }
 STEM = "_compiled_"

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from operators.layout import LEVELS
 from operators.records import Book, Context, Quote, Trade
 
 NOT_JSON = "not_json"
@@ -27,7 +28,6 @@ BAD_TIME = "bad_time"
 PX_MAX = 1e12
 SZ_MAX = 1e15
 TIME_MS_MAX = 4_102_444_800_000  # year 2100
-BOOK_LEVELS = 5
 
 # Whatever is kept must fit the 64 bits of a snapshot.
 Id = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
@@ -370,9 +370,9 @@ def quote_of(wire: WireBboData, arrival_ns: int) -> Quote | str:
 
 def book_of(wire: WireBookData, arrival_ns: int) -> Book | str:
     """Return the top levels of a snapshot, or the reason why it cannot be one."""
-    sides = tuple(tuple((lv.px, lv.sz) for lv in side[:BOOK_LEVELS]) for side in wire.levels)
+    sides = tuple(tuple((lv.px, lv.sz) for lv in side[:LEVELS]) for side in wire.levels)
     for side in wire.levels:
-        for level in side[:BOOK_LEVELS]:
+        for level in side[:LEVELS]:
             if (reason := _level_fault(level)) is not None:
                 return reason
     if not 0 < wire.time < TIME_MS_MAX:
