@@ -30,7 +30,7 @@ from dataflows.archive import (
     suppression_record,
 )
 from dataflows.collector import collect_rarely
-from dataflows.connectors.source import feed_reader
+from dataflows.connectors.source import CHUNK_LINES, feed_reader
 from dataflows.connectors.ticklog import TickLogReader
 from dataflows.version import GIT_COMMIT, PRODUCER
 from operators.feed import GAP_START, FeedState, Item
@@ -42,7 +42,6 @@ from operators.records import BarItem, MarketPhase, Published
 from packs.loader import Packs
 
 PRODUCTS = ("rows", "frames", "events", "shadow", "suppressed")
-CHUNK_LINES = 2000
 EXAMPLES_MAX = 20
 SETTLE_MIN = 2  # after a cut warm-up: a minute is whole when the one before was seen
 # Histories that are tried side by side, while the stored minutes do not tell which one was.
