@@ -30,6 +30,7 @@ from bytewax.recovery import RecoveryConfig
 from bench.inputs import CACHE
 from bench.ours import Season, log_of
 from bench.run import MB, Timed, rss_bytes
+from dataflows.collector import collect_rarely
 from dataflows.connectors.source import LogSource
 from dataflows.flow import Sinks, build
 from dataflows.recovery import make_store
@@ -63,6 +64,7 @@ class Notes:
 
 def close(meta: dict[str, Any], timed: Timed) -> dict[str, Any]:
     """Run a log with warm baselines and a recovery store, then start again from the store."""
+    collect_rarely()  # as live does; else every tenth closing or so waits for a search
     packs, notes, again = load_packs(), Notes(), Notes()
     season = Season(packs)
     with tempfile.TemporaryDirectory(prefix="out-", dir=CACHE) as folder:
