@@ -8,6 +8,7 @@ last of its rows, frames and events were written by the file sinks.
 stall : from the moment at which the source is asked for its snapshot, at the end of an epoch,
 until it is asked for the next batch; only where the batch before was empty, so that no work but
 the snapshots lies in between. codecs : the part of it that our codecs take, by step.
+rss : resident memory at the end of the last epoch, while all states are alive.
 resume : from the start of the engine with the store of such a run until the first batch is asked.
 """
 
@@ -54,6 +55,7 @@ class Notes:
         self.stalls: list[float] = []
         self.codecs: list[dict[str, float]] = []
         self.first_asked: float | None = None
+        self.rss = 0
         self.encoding: dict[str, float] = defaultdict(float)
 
     def closes_ms(self) -> list[float]:
@@ -88,7 +90,6 @@ def close(meta: dict[str, Any], timed: Timed) -> dict[str, Any]:
         taken = _time_the_codecs(notes)
         with timed:
             run(notes)
-        rss = rss_bytes()
         taken()
         began = run(again)
         stored = sum(path.stat().st_size for path in store.iterdir())
@@ -102,7 +103,7 @@ def close(meta: dict[str, Any], timed: Timed) -> dict[str, Any]:
         "stall_ms": _quantiles([stall * 1e3 for stall in notes.stalls]),
         "codecs_ms": _codecs(notes.codecs),
         "resume_s": round(again.first_asked - began, 3),
-        "rss_mb": round(rss / MB, 1),
+        "rss_mb": round(notes.rss / MB, 1),
         "store_mb": round(stored / MB, 1),
     }
 
@@ -211,6 +212,7 @@ class _WatchedPart(StatefulSourcePartition[Any, Any]):
         return None
 
     def snapshot(self) -> Any:
+        self._notes.rss = rss_bytes()
         self._asked_s = self._epoch_began = time.perf_counter()
         return self._before if self._waiting else self._inner.snapshot()
 

@@ -6,6 +6,7 @@ counts, the checksum of the table. Imports, the opening of packs and inputs are 
 
 from __future__ import annotations
 
+import ctypes
 import json
 import resource
 import sys
@@ -26,6 +27,13 @@ MB = 1 << 20
 def rss_bytes() -> int:
     """Return the resident memory of this process."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
+
+
+def give_back() -> None:
+    """Return free memory to the system, where the C library can (glibc)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def peak_mb() -> float:
