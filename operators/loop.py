@@ -55,24 +55,22 @@ class Loop:
 
     def ticks(self, items: Iterable[Item]) -> list[MarketPhase | Published]:
         """Feed ticks and boundaries; return the phases they complete."""
-        outputs: list[MarketPhase | Published] = []
-        states = self.state.assemble
+        states, bars = self.state.assemble, list[BarItem]()
         for uid, item in items:
             if uid not in states:
                 states[uid] = self._assemble.initial()
-            outputs += self.bars(self._assemble.step(states[uid], item))
-        return outputs
+            bars += self._assemble.step(states[uid], item)
+        return self.bars(bars)
 
     def bars(self, items: Iterable[BarItem]) -> list[MarketPhase | Published]:
         """Feed bars at normalisation."""
-        outputs: list[MarketPhase | Published] = []
-        states = self.state.normalize
+        states, marked = self.state.normalize, list[RowItem]()
         for item in items:
             if item.asset_uid not in states:
                 states[item.asset_uid] = self._normalize.initial()
             for row_item in self._normalize.step(states[item.asset_uid], item):
-                outputs += self.rows(self._detect.step(None, row_item))
-        return outputs
+                marked += self._detect.step(None, row_item)
+        return self.rows(marked)
 
     def rows(self, items: Iterable[RowItem]) -> list[MarketPhase | Published]:
         """Feed rows with candidates at the join."""
