@@ -11,6 +11,10 @@ from hypothesis import strategies as st
 
 from bench import forms
 from operators import native, scans
+from operators.activity import Past
+from operators.lattice import MINUTE_MS
+from operators.records import Row
+from operators.rotation import Strength
 
 PLAIN = forms.module("operators.scans", "plain")
 FORMS = [PLAIN, native.compiled("scans") or PLAIN]
@@ -71,6 +75,55 @@ def test_property_what_is_arranged_is_all_there_is_once(
     else:
         assert found is None
     assert order == dict.fromkeys(shape)
+
+
+minutes = st.lists(
+    st.tuples(
+        st.integers(0, 2),  # asset
+        st.integers(0, 6),  # minutes since the one before; 0: that one amended
+        st.one_of(st.none(), floats),
+        st.one_of(st.none(), floats.map(abs)),
+        st.sampled_from(("ok", "partial", "stale")),
+    ),
+    max_size=30,
+)
+
+
+def after(form: Any, made: list[Any]) -> tuple[Any, ...]:
+    """Return what a form remembers of minutes, and what it says of them."""
+    past: dict[int, Past] = {}
+    strengths: dict[int, Strength] = {}
+    label, said = 0, []
+    for uid, missing, volume, interest, status in made:
+        label += missing * MINUTE_MS
+        columns = {
+            "v_total_m_1": volume,
+            "oi_close": interest,
+            "dq_status": status,
+            "rs_score_m_5": volume or 0.0,
+        }
+        rows = [Row(uid, "BTC", "1m", label, 0, columns)]
+        form.remember_minutes(past, rows, Past, 5, 3)
+        form.remember_strengths(strengths, rows, Strength, 4 * MINUTE_MS)
+        for since in (label - 3 * MINUTE_MS, label - 90_000, label, label + 90_000, 0):
+            said.append(form.sums_since(past, (0, 1, 2), since))
+        found = form.floats_of(rows, "v_total_m_1")
+        said += [found, form.squares(found, 0.1)]
+    return past, strengths, repr(said)
+
+
+@given(made=minutes)
+def test_property_both_forms_remember_the_same_minutes(made: list[Any]) -> None:
+    """Windows, streaks and sums, to the bit, with holes and amendments."""
+    assert len({repr(after(form, made)) for form in FORMS}) == 1
+
+
+def test_minutes_go_forward() -> None:
+    """An asset's older minute than its newest is a fault."""
+    for form in FORMS:
+        past = {7: Past(5 * MINUTE_MS, [1.0], [1.0])}
+        with pytest.raises(AssertionError, match="asset 7 sent minute 180000 after 300000"):
+            form.remember_minute(past, 7, 3 * MINUTE_MS, 1.0, 1.0, False, Past, 5, 3)
 
 
 def test_the_module_runs_the_compiled_form_where_it_is_built() -> None:
