@@ -339,9 +339,9 @@ def test_differential_products_of_bars_and_a_log(workers: int, tmp_path: Path) -
     log = write_cut(tmp_path / "ticks", found, closing)
     cache = cached(log)
     assert all(state.sealed is not None for state in known_behind(cache))
-    for name, one in (("log", None), ("bars", cache)):
-        replay(log, tmp_path / name, PACKS, columns=one, workers=workers)
-    assert products(tmp_path / "log") == products(tmp_path / "bars")
+    for name, one, speed in (("log", None, None), ("bars", cache, None), ("paced", cache, 1e6)):
+        replay(log, tmp_path / name, PACKS, columns=one, workers=workers, speed=speed)
+    assert products(tmp_path / "log") == products(tmp_path / "bars") == products(tmp_path / "paced")
 
 
 def known_behind(cache: Columns) -> list[AssemblyState]:
