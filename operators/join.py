@@ -64,7 +64,8 @@ class Join(msgspec.Struct, Generic[T]):
 
 
 def by_phase(items: Iterable[RowItem]) -> list[RowItems]:
-    """Return items that came together, those of a phase as one; phases in the order they came."""
+    """Return items that came together, those of a phase as one, the oldest phase first: an asset
+    that is new has only the later ones, and these must not be complete before the others."""
     found: dict[Phase, list[RowItem]] = {}
     phase, own = None, list[RowItem]()
     for item in items:
@@ -72,4 +73,4 @@ def by_phase(items: Iterable[RowItem]) -> list[RowItems]:
             phase = item.phase
             own = found.setdefault(phase, [])
         own.append(item)
-    return [RowItems(phase, tuple(own)) for phase, own in found.items()]
+    return [RowItems(phase, tuple(found[phase])) for phase in sorted(found)]

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from operators.context import Context, ContextState
-from operators.join import PENDING_PHASES_MAX, Join
+from operators.join import PENDING_PHASES_MAX, Join, by_phase
 from operators.lattice import HOUR_MS, MINUTE_MS
 from operators.records import (
     MARKET_UID,
@@ -183,6 +183,20 @@ def test_sealed_and_final_are_two_phases() -> None:
         assert join.collect(p, {1: "one"}, expected=2) == []
     for p in (phase(1), phase(1, final=True), phase(2)):
         assert join.collect(p, {2: "two"}, expected=2) == [["one", "two"]]
+
+
+def test_a_batch_is_handed_on_by_phase_oldest_first() -> None:
+    """An asset that joined later comes first: its minute waits for the one before."""
+    old, new = phase(1, n=1), phase(2, n=2)
+    came = [RowItem(new, 1, ()), RowItem(old, 2, ()), RowItem(new, 2, ())]
+    groups = by_phase(came)
+    assert groups == [RowItems(old, (came[1],)), RowItems(new, (came[0], came[2]))]
+    step = Context(PACKS)
+    state = step.initial()
+    out = [
+        o.phase for group in groups for o in step.step(state, group) if isinstance(o, MarketPhase)
+    ]
+    assert out == [old, new]
 
 
 @given(st.data())
