@@ -38,6 +38,8 @@ from packs.schema import MINUTE_TF, Timeframe
 STATE_VERSION = 4
 ALL = "all"  # in place of a timeframe or feature: the whole state was lost
 _CHECKSUM = Struct("<I")
+_MSGPACK = Struct(">BI")  # a kind of MessagePack, and how many follow
+_BYTES, _MAP = 0xC6, 0xDF
 
 
 class Gate(msgspec.Struct):
@@ -190,9 +192,10 @@ def handed_out(
 # --- storage -------------------------------------------------------------------------------------
 
 
-def _guarded(content: bytes) -> bytes:
-    """Return bytes behind their checksum."""
-    return _CHECKSUM.pack(zlib.crc32(content)) + content
+def _guarded(content: bytes) -> tuple[bytes, bytes, bytes]:
+    """Return bytes behind their checksum, as MessagePack, in pieces that are copied once."""
+    size = _CHECKSUM.size + len(content)
+    return _MSGPACK.pack(_BYTES, size), _CHECKSUM.pack(zlib.crc32(content)), content
 
 
 def _content(guarded: bytes) -> bytes:
@@ -239,14 +242,16 @@ class NormaliseCodec:
         self._encode = msgspec.msgpack.Encoder(enc_hook=stored_checkpoint).encode
 
     def encode(self, state: NormaliseState) -> bytes:
-        """Return the bytes of a state."""
+        """Return the bytes of a state: a `_Stored`, put together here, because it is large."""
         bare = {tf: replace(own, baselines={}) for tf, own in state.tfs.items()}
-        rest = _guarded(self._encode(replace(state, tfs=bare)))
-        baselines = {
-            tf: {name: _guarded(body_of(found)) for name, found in own.baselines.items()}
-            for tf, own in state.tfs.items()
-        }
-        return self._encode(_Stored(rest, baselines))
+        rest = self._encode(replace(state, tfs=bare))
+        pieces = [_MSGPACK.pack(_MAP, 2), self._encode("rest"), *_guarded(rest)]
+        pieces += self._encode("baselines"), _MSGPACK.pack(_MAP, len(state.tfs))
+        for tf, own in state.tfs.items():
+            pieces += self._encode(tf), _MSGPACK.pack(_MAP, len(own.baselines))
+            for name, found in own.baselines.items():
+                pieces += self._encode(name), *_guarded(body_of(found))
+        return b"".join(pieces)
 
     def decode(self, data: bytes) -> NormaliseState:
         """Return the state; where bytes are damaged, what they held starts anew."""
