@@ -29,6 +29,7 @@ from operators.budget import Budget
 from operators.context import Context
 from operators.detect import Detect
 from operators.feed import FeedState
+from operators.join import by_phase
 from operators.loop import LoopState
 from operators.normalize import Normalize
 from operators.records import MarketPhase, Published
@@ -66,6 +67,9 @@ def stages(meta: dict[str, Any], timed: Timed) -> dict[str, Any]:
             found += normalize.step(state.normalize[item.asset_uid], item)
         return found
 
+    def joined_of(items: list[Any]) -> list[Any]:
+        return [out for came in by_phase(items) for out in context.step(state.context, came)]
+
     def scored(items: list[Any]) -> list[Any]:
         found = []
         for item in items:
@@ -96,7 +100,7 @@ def stages(meta: dict[str, Any], timed: Timed) -> dict[str, Any]:
                 bars = clocked("assemble", ticks, items)
                 made = clocked("normalize", rows, bars)
                 marked = clocked("detect", each(detect, None), made)
-                joined = clocked("context", each(context, state.context), marked)
+                joined = clocked("context", joined_of, marked)
                 phases = [item for item in joined if isinstance(item, MarketPhase)]
                 rest = [item for item in joined if not isinstance(item, MarketPhase)]
                 judged = clocked("score", scored, rest)

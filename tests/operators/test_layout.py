@@ -25,7 +25,6 @@ from operators.layout import (
     trades_of,
 )
 from operators.records import Book, Context, Quote, Ticks, Trade
-from operators.wire import BOOK_LEVELS
 
 WHOLE_MAX = (1 << 63) - 1
 
@@ -99,7 +98,7 @@ def test_fields_lie_where_they_are_said_to_lie() -> None:
 
 def test_all_levels_that_the_reader_keeps_have_their_place() -> None:
     """And those of the depth columns; a level beyond them is left out."""
-    assert layout.LEVELS == BOOK_LEVELS == kernel.DEPTH_LEVELS
+    assert layout.LEVELS == kernel.DEPTH_LEVELS
     side = tuple((float(k), 1.0) for k in range(1, 8))
     (found,) = books_of(ticks_of(books=[Book(1, 2, side, side[1:])]).books)
     assert found == Book(1, 2, side[:5], side[1:6])
