@@ -16,10 +16,15 @@ import msgspec
 from operators.formulas.elementary import median
 from operators.lattice import MINUTE_MS
 from operators.records import Row
-from operators.scans import remember_minute, remember_minutes, sums_since
+from operators.scans import (
+    UNKNOWN,
+    first_after,
+    remember_minute,
+    remember_minutes,
+    sums_since,
+)
 from packs.schema import TIMEFRAME_MIN, UniversePolicy
 
-UNKNOWN = -1.0  # open interest of a minute that has none: below every value, which are >= 0
 VOLUME_MIN = max(TIMEFRAME_MIN.values())  # kept whatever l1_min is: dominance looks back one bar
 
 
@@ -131,8 +136,7 @@ def _median_since(past: Past | None, since_ms: int) -> float | None:
 
 def _after(values: list[float], newest_ms: int, since_ms: int) -> list[float]:
     """Return the values of the minutes labelled after `since_ms`."""
-    count = -((since_ms - newest_ms) // MINUTE_MS)  # upwards, if it is no label
-    first = min(len(values), max(0, len(values) - count))
+    first = first_after(len(values), newest_ms, since_ms)
     return values[first:] if first else values
 
 

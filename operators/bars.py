@@ -17,12 +17,13 @@ from operators.formulas.price import range_ratio
 from operators.lattice import MINUTE_MS, iso
 from operators.quality import grade, prices_at_odds
 from operators.records import DQ_OK, Bar, BarItem, Columns, Phase
+from packs.schema import TIMEFRAME_MIN
 
 SOURCE = "bars"
 # A hole longer than this is skipped: its minutes get no rows and are counted.
 HOLE_MS_MAX = 7 * 86_400_000
 # At its ends the rows of longer bars leave, with the final phase: that of the shortest of them.
-LONGER_MS = 15 * MINUTE_MS
+LONGER_MS = TIMEFRAME_MIN["15m"] * MINUTE_MS
 
 
 class RawBar(Protocol):

@@ -39,7 +39,6 @@ from operators.records import (
     TierMove,
 )
 from operators.rotation import RotationState
-from operators.scans import floats_of
 from operators.score import holds_in_tier, longest_quiet_ms, on_frames, rate
 from operators.tiers import TierState, step_tiers, tier_of
 from operators.universe import UniverseState
@@ -343,7 +342,7 @@ class Context:
         if not rows:
             return None
         stored = self._naming.stored(name, rows[0].tf)  # all of one timeframe
-        value = dispersion(floats_of(rows, stored))
+        value = dispersion(scans.floats_of(rows, stored))
         return None if value is None else round12(value)
 
     def _leader(

@@ -2,6 +2,9 @@
 
 import cython
 
+cdef long long MINUTE_MS
+cdef double UNKNOWN
+
 
 @cython.locals(result=double, number=double, i=Py_ssize_t)
 cpdef double total(list values, Py_ssize_t start)
@@ -12,7 +15,10 @@ cpdef bint is_finite(object value)
 @cython.locals(fields=dict, number=double)
 cpdef object arranged(dict shape, dict columns, dict own)
 
-@cython.locals(past=object, volumes=list, newest_ms="long long", count="long long", start=Py_ssize_t)
+@cython.locals(after="long long")
+cpdef long long first_after(long long count, long long newest_ms, long long since_ms)
+
+@cython.locals(past=object, volumes=list)
 cpdef dict sums_since(dict known, object uids, long long since_ms)
 
 @cython.locals(

@@ -10,7 +10,10 @@ from collections.abc import Callable, Iterable  # plain form only
 from typing import Any  # plain form only
 
 from operators import native  # plain form only
+from operators.lattice import MINUTE_MS
 from operators.records import DQ_OK, DQ_STALE
+
+UNKNOWN = -1.0  # open interest of a minute that has none: below every value, which are >= 0
 
 
 def total(values: list[float], start: int) -> float:
@@ -26,6 +29,18 @@ def total(values: list[float], start: int) -> float:
     return result
 
 
+def first_after(count: int, newest_ms: int, since_ms: int) -> int:
+    """Return the place of the first of so many minutes that is labelled after `since_ms`.
+
+    newest_ms : label of the last of them.
+
+    >>> [first_after(3, 180_000, since_ms) for since_ms in (0, 60_000, 180_000)]
+    [0, 1, 3]
+    """
+    after = -((since_ms - newest_ms) // MINUTE_MS)  # upwards, if it is no label
+    return min(count, max(0, count - after))
+
+
 def sums_since(known: dict[int, Any], uids: Iterable[int], since_ms: int) -> dict[int, float]:
     """Return by asset the sum of the volumes of the minutes labelled after `since_ms`, as `total`;
     0.0 if there is none.
@@ -38,10 +53,8 @@ def sums_since(known: dict[int, Any], uids: Iterable[int], since_ms: int) -> dic
         if past is None:
             sums[uid] = 0.0
             continue
-        volumes, newest_ms = past.volumes, past.newest_ms
-        count = -((since_ms - newest_ms) // 60_000)  # upwards, if it is no label
-        start = len(volumes) - count if 0 <= count < len(volumes) else 0
-        sums[uid] = total(volumes, start if count > 0 else len(volumes))
+        volumes = past.volumes
+        sums[uid] = total(volumes, first_after(len(volumes), past.newest_ms, since_ms))
     return sums
 
 
@@ -61,13 +74,13 @@ def remember_minute(
     begin : makes what is remembered of a new asset. l1_min, l2_min : minutes that are kept.
     """
     traded = volume or 0.0
-    held = -1.0 if interest is None else interest
+    held = UNKNOWN if interest is None else interest
     past = known.get(uid)
     if past is None:
         known[uid] = begin(label_ms, [traded], [held], 1 if stale else 0)
         return
     newest_ms, volumes, interests = past.newest_ms, past.volumes, past.interests
-    missing = (label_ms - newest_ms) // 60_000 - 1
+    missing = (label_ms - newest_ms) // MINUTE_MS - 1
     assert missing >= -1, f"asset {uid} sent minute {label_ms} after {newest_ms}"
     if missing < 0:
         volumes[-1], interests[-1] = traded, held
@@ -76,7 +89,7 @@ def remember_minute(
         before = past.stale_min if missing == 0 else 0
         if missing > 0:
             volumes.extend([0.0] * min(missing, l1_min))
-            interests.extend([-1.0] * min(missing, l2_min))
+            interests.extend([UNKNOWN] * min(missing, l2_min))
         volumes.append(traded)
         interests.append(held)
         if len(volumes) > l1_min:

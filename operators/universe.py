@@ -347,4 +347,4 @@ def is_member(state: UniverseState, uid: int) -> bool:
 
 def size(state: UniverseState) -> int:
     """Return how many assets are members."""
-    return len([member for member in state.members.values() if member.since_ms])
+    return len(members(state))

@@ -9,7 +9,7 @@ where in which cache, so a restart needs the same one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -101,7 +101,7 @@ class ColumnsPartition(StatefulSourcePartition[Item, bytes]):
             self._log = self._rest().build_part("", PARTITION, state.log)
         self._batches = self._read(state.part, state.stretch)
 
-    def next_batch(self) -> list[Item]:
+    def next_batch(self) -> Sequence[Item]:
         """Return the items of the next stretches, or of the next lines of the log."""
         if self._log is None:
             state = self._state
@@ -115,7 +115,7 @@ class ColumnsPartition(StatefulSourcePartition[Item, bytes]):
                 raise StopIteration
             if state.bars:
                 return self._handovers()
-        return list(self._log.next_batch())
+        return self._log.next_batch()
 
     def snapshot(self) -> bytes:
         """Return the place in the cache, or in the log."""
