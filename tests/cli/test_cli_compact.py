@@ -75,24 +75,21 @@ def test_a_cache_that_does_not_fit_is_one_line(alpha: Any, log: Path, tmp_path: 
     assert "nothing" in alpha("compact", log).out
     first = alpha("replay", log, "--out", "a")
     assert first.json["read_from"] == "cache"
-    file = next((tmp_path / "LOG.columns" / "bars").iterdir())
-    file.write_bytes(file.read_bytes()[:-1] + b"x")
-    again = alpha("replay", log, "--out", "a")
-    assert again.json["read_from"] == "cache"
-    assert sums(again.json) == sums(first.json)
-    assert again.err.count("\n") == 1
-    for word in ("LOG.columns", "not its bars", file.name, "damaged", "alpha compact"):
-        assert word in again.err
+
+    def spoil(folder: str, *, read_from: str, because: str) -> None:
+        file = next((tmp_path / "LOG.columns" / folder).iterdir())
+        file.write_bytes(file.read_bytes()[:-1] + b"x")
+        again = alpha("replay", log, "--out", "a")
+        assert again.json["read_from"] == read_from
+        assert sums(again.json) == sums(first.json)
+        assert again.err.count("\n") == 1
+        for word in ("LOG.columns", because, file.name, "damaged", "alpha compact"):
+            assert word in again.err
+
+    spoil("bars", read_from="cache", because="not its bars")
     check = alpha("compact", log, "--check")
     assert (check.code, "not its bars" in check.err) == (0, True)
-    file = next((tmp_path / "LOG.columns" / "quotes").iterdir())
-    file.write_bytes(file.read_bytes()[:-1] + b"x")
-    again = alpha("replay", log, "--out", "a")
-    assert again.json["read_from"] == "log"
-    assert sums(again.json) == sums(first.json)
-    assert again.err.count("\n") == 1
-    for word in ("LOG.columns", "not used", file.name, "damaged", "alpha compact"):
-        assert word in again.err
+    spoil("quotes", read_from="log", because="not used")
     alpha("compact", log, "--check").failed_with(NOT_IN_ORDER, "damaged")
     mended = alpha("compact", log)
     assert "made anew" in mended.err

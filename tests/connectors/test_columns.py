@@ -137,29 +137,34 @@ class Told:
         self.closed = True
 
 
-def outcome(source: Any) -> list[Any]:
-    """Return what comes between closings, by asset, and the closings."""
-    found: list[Any] = []
-    stretch: dict[str, Ticks] = {}
+def handed_out(source: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what a source has, item by item, and close it."""
     part = source.build_part("", "log", None)
     while True:
         try:
             batch = part.next_batch()
         except StopIteration:
             break
-        for key, item in batch:
-            if isinstance(item, Ticks):
-                known = stretch.setdefault(key, Ticks(rejects={}))
-                for kind in KINDS:
-                    getattr(known, kind).extend(getattr(item, kind))
-                for reason, count in item.rejects.items():
-                    known.rejects[reason] = known.rejects.get(reason, 0) + count
-                continue
-            if stretch:
-                found.append(plainly(stretch))
-                stretch = {}
-            found.append((key, item))
+        yield from batch
     part.close()
+
+
+def outcome(source: Any) -> list[Any]:
+    """Return what comes between closings, by asset, and the closings."""
+    found: list[Any] = []
+    stretch: dict[str, Ticks] = {}
+    for key, item in handed_out(source):
+        if isinstance(item, Ticks):
+            known = stretch.setdefault(key, Ticks(rejects={}))
+            for kind in KINDS:
+                getattr(known, kind).extend(getattr(item, kind))
+            for reason, count in item.rejects.items():
+                known.rejects[reason] = known.rejects.get(reason, 0) + count
+            continue
+        if stretch:
+            found.append(plainly(stretch))
+            stretch = {}
+        found.append((key, item))
     if stretch:
         found.append(plainly(stretch))
     return found
@@ -175,21 +180,15 @@ def plainly(stretch: dict[str, Ticks]) -> list[Any]:
 
 def assembled(source: Any) -> list[Any]:
     """Return what assembly makes of a source: bars by asset, and what it knows in the end."""
-    step, part = Assemble(FEATURES), source.build_part("", "log", None)
+    step = Assemble(FEATURES)
     states: dict[str, Any] = {}
     bars: dict[str, list[bytes]] = {}
     goes_on = not source.columns.bars if isinstance(source, ColumnsSource) else True
-    while True:
-        try:
-            batch = part.next_batch()
-        except StopIteration:
-            break
-        for key, item in batch:
-            goes_on |= isinstance(item, Handover)
-            state = states.setdefault(key, step.initial())
-            for bar in step.step(state, item):
-                bars.setdefault(key, []).append(msgspec.msgpack.encode(bar))
-    part.close()
+    for key, item in handed_out(source):
+        goes_on |= isinstance(item, Handover)
+        state = states.setdefault(key, step.initial())
+        for bar in step.step(state, item):
+            bars.setdefault(key, []).append(msgspec.msgpack.encode(bar))
     known = {key: without_keys(state) for key, state in sorted(states.items())} if goes_on else None
     return [sorted(bars.items()), known]
 
