@@ -65,9 +65,14 @@ class Detect:
         )
         if not hits:  # nearly every row
             return flagged, ()
-        view = marks.view(row, columns)
+        gate = gate_of(columns)
         return flagged, tuple(
-            [candidate_of(marks.detectors[hit], view, flagged, self._naming) for hit in hits]
+            [
+                candidate_of(
+                    marks.detectors[hit], marks.seen(hit, flagged), gate, flagged, self._naming
+                )
+                for hit in hits
+            ]
         )
 
 
@@ -90,7 +95,7 @@ def candidates_on(
         if fired is None:
             nulls[detector.detector_id] = nulls.get(detector.detector_id, 0) + 1
         elif fired:
-            found.append(candidate_of(detector, columns, row, naming))
+            found.append(candidate_of(detector, columns, gate_of(columns), row, naming))
     return tuple(found)
 
 
@@ -105,8 +110,13 @@ def is_of_assets(detector: Detector) -> bool:
     return is_evaluated(detector) and detector.event_class not in MARKET_CLASSES
 
 
-def candidate_of(detector: Detector, columns: Columns, row: Row, naming: Naming) -> Candidate:
-    """Score inputs of a trigger that held: z columns are clamped for scoring only (numerics 8)."""
+def candidate_of(
+    detector: Detector, columns: Columns, gate: str | None, row: Row, naming: Naming
+) -> Candidate:
+    """Score inputs of a trigger that held: z columns are clamped for scoring only (numerics 8).
+
+    columns : at least those that its score inputs name. gate : of the row.
+    """
     clamped = naming.clamped(row, columns)
     primary = detector.primary.evaluate(clamped)
     secondary = detector.secondary.evaluate(clamped) if detector.secondary is not None else 0.0
@@ -114,7 +124,7 @@ def candidate_of(detector: Detector, columns: Columns, row: Row, naming: Naming)
         detector_id=detector.detector_id,
         primary=float(primary or 0.0),
         secondary=float(secondary or 0.0),
-        gate=gate_of(columns),
+        gate=gate,
     )
 
 

@@ -37,27 +37,30 @@ class Marks:
         self.detectors = tuple(d for d in active if tf in d.tfs and not d.needs_frame)
         self.nulls = [0] * len(self.detectors)
         by_subtype = {d.subtype: d for d in packs.detectors}
-        self._naming = naming
-        self._flags: dict[str, str] = {}  # of those that a detector sets: the stored name
+        self._scored_on = [  # names that score inputs read, each with its stored name
+            [(name, naming.stored(name, tf)) for name in _scored_on(each)]
+            for each in self.detectors
+        ]
+        stored: dict[str, str] = {}  # of the flags that a detector sets
         flags: dict[str, Expression] = {}
         for column in packs.features.columns:
             detector = by_subtype.get(column.name.removeprefix(FLAG_PREFIX))
             if column.family == "flag" and detector is not None:
-                self._flags[column.name] = naming.stored(column.name, tf)
+                stored[column.name] = naming.stored(column.name, tf)
                 flags[column.name] = detector.trigger
-        text = _Text(tf, naming, flags, self._flags, self.detectors).text()
+        text = _Text(tf, naming, flags, stored, self.detectors).text()
         made: dict[str, SetFlags] = {}
         exec(compile(text, f"<marks of {tf}>", "exec"), dict(_GLOBALS), made)
         self.set_flags = made["set_flags"]
 
-    def view(self, row: Row, flagged: Columns) -> Columns:
-        """Return what an expression sees of a row, with the flags it was given."""
-        view = self._naming.view(row)
-        return (
-            view
-            | {name: flagged[stored] for name, stored in self._flags.items()}
-            | {stored: flagged[stored] for stored in self._flags.values()}
-        )
+    def seen(self, hit: int, row: Row) -> Columns:
+        """Return the columns that a detector's candidate is scored on, by the detector's place, as
+        `Naming.view` has them. row : with its flags."""
+        columns = row.columns
+        seen = {name: columns.get(stored) for name, stored in self._scored_on[hit]}
+        if "symbol" in seen:
+            seen["symbol"] = columns.get("symbol", row.symbol)
+        return seen
 
 
 class _Text:
@@ -173,6 +176,11 @@ class _Text:
 
     def _put(self, depth: int, line: str) -> None:
         self._lines.append("    " * depth + line)
+
+
+def _scored_on(detector: Detector) -> list[str]:
+    expressions = [each for each in (detector.primary, detector.secondary) if each is not None]
+    return sorted({name for each in expressions for name in each.names})
 
 
 def _known(variables: Iterable[str]) -> str:

@@ -39,11 +39,12 @@ class Naming:
         return columns
 
     def clamped(self, row: Row, columns: Columns) -> Columns:
-        """Return a view with every z inside its own bounds, for scoring only (numerics 8)."""
-        bounds = row.extras.get("clamp", {})
+        """Return columns of a view with every z inside its own bounds, for scoring only
+        (numerics 8)."""
+        bounds, names = row.extras.get("clamp", {}), self._names[row.tf]
         clamped = dict(columns)
-        for name, stored in self._names[row.tf].items():
-            if stored in bounds and columns.get(name) is not None:
-                low, high = bounds[stored]
-                clamped[name] = clamped[stored] = formula.clamp(columns[name], lo=low, hi=high)
+        for name, value in columns.items():
+            own = bounds.get(names.get(name, name))
+            if own is not None and value is not None:
+                clamped[name] = formula.clamp(value, lo=own[0], hi=own[1])
         return clamped

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators.detect import Detect, candidate_of, is_of_assets
+from operators.detect import Detect, candidate_of, gate_of, is_of_assets
 from operators.expressions import FAILURES, PYTHON_NAMES, ColumnType, compile_expression
 from operators.marks import FLAG_PREFIX
 from operators.naming import Naming
@@ -90,7 +90,7 @@ def naively(packs: Packs, row: Row, nulls: dict[str, int]) -> tuple[Columns, tup
         if fired is None:
             nulls[each.detector_id] = nulls.get(each.detector_id, 0) + 1
         elif fired:
-            found.append(candidate_of(each, seen, row, naming))
+            found.append(candidate_of(each, seen, gate_of(seen), row, naming))
     return row.columns | stored, tuple(found)
 
 
