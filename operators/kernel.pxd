@@ -8,6 +8,7 @@ from cpython.array cimport array as carray
 cdef extern from "math.h" nogil:
     double c_frexp "frexp"(double x, int* exponent)
     double fabs(double x)
+    double c_floor "floor"(double x)
     double ldexp(double x, int exponent)
     double sqrt(double x)
 
@@ -20,7 +21,7 @@ cdef extern from "Python.h":
     int resize "PyByteArray_Resize"(object data, Py_ssize_t size) except -1
 
 
-cdef double LN2_HI, LN2_LO, SQRT_HALF, SQRT_TWO, HUGE
+cdef double LN2, LN2_HI, LN2_LO, INFINITY, SQRT_HALF, SQRT_TWO, HUGE
 cdef double ROUND_MIN, ROUND_MAX, _WHOLE, _CLEAR
 cdef list _TENS
 cdef double WEIGHT_MAX, WEIGHT_SHRINK
@@ -38,6 +39,11 @@ cdef inline (double, int) frexp(double x) noexcept:
     cdef int exponent = 0
     cdef double fraction = c_frexp(x, &exponent)
     return fraction, exponent
+
+
+cdef inline int floor(double x) noexcept:
+    """math.floor of a number that an int holds."""
+    return <int>c_floor(x)
 
 
 cdef struct Sum:
@@ -181,6 +187,12 @@ cpdef double asinh(double x) except? -1.0
 
 @cython.locals(q=double)
 cpdef double pow_3_8(double x) except? -1.0
+
+@cython.locals(k=int, r=double, p=double, i=int)
+cpdef double exp(double x) except? -1.0
+
+@cython.locals(t=double)
+cpdef double sigmoid(double x) except? -1.0
 
 @cython.locals(w=double, ten=double, scaled=double, whole=double)
 cpdef double round12(double x) except? -1.0

@@ -13,7 +13,7 @@ from array import array
 from bisect import bisect_left  # plain form only
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
-from math import frexp, fsum, ldexp, sqrt  # plain form only
+from math import floor, frexp, fsum, ldexp, sqrt  # plain form only
 from struct import Struct
 from typing import TYPE_CHECKING, Any
 
@@ -30,10 +30,12 @@ if TYPE_CHECKING:
 
 # --- elementary functions (numerics 6) -----------------------------------------------------------
 
+LN2 = 0.6931471805599453
 LN2_HI = 0.6931471803691238  # ln 2 in two parts: e * LN2_HI is exact for every binary exponent e
 LN2_LO = 1.9082149292705877e-10
 SQRT_HALF = 0.7071067811865476
 SQRT_TWO = 1.4142135623730951  # exactly 2 * SQRT_HALF
+INFINITY = float("inf")
 HUGE = 1.7976931348623157e308  # the largest double
 
 
@@ -111,6 +113,41 @@ def pow_3_8(x: float) -> float:
     """
     q = sqrt(sqrt(x))
     return q * sqrt(q)
+
+
+def exp(x: float) -> float:
+    """e to the x; 0 below -745, inf above 709.
+
+    Numerics 6.
+
+    >>> exp(-1.0)
+    0.36787944117144233
+    """
+    assert x == x, "exp needs a number"
+    if x < -745.0:
+        return 0.0
+    if x > 709.0:
+        return INFINITY
+    k = floor(x / LN2 + 0.5)
+    r = (x - k * LN2_HI) - k * LN2_LO
+    p = 1.0
+    for i in range(17, 0, -1):
+        p = 1.0 + r * p / i
+    return ldexp(p, k)
+
+
+def sigmoid(x: float) -> float:
+    """1 / (1 + e^-x) in [0, 1], without overflow at either end.
+
+    Numerics 6.
+
+    >>> sigmoid(0.5)
+    0.6224593312018546
+    """
+    if x >= 0.0:
+        return 1.0 / (1.0 + exp(-x))
+    t = exp(x)
+    return t / (1.0 + t)
 
 
 # --- rounding (numerics 11.5) --------------------------------------------------------------------

@@ -10,15 +10,16 @@ import math
 from collections.abc import Sequence
 
 from operators.kernel import (
-    LN2_HI,
-    LN2_LO,
+    LN2,
     asinh,
+    exp,
     log,
     log1p,
     median,
     pow_3_8,
     round12,
     rounded,
+    sigmoid,
 )
 
 __all__ = [
@@ -34,42 +35,6 @@ __all__ = [
     "rounded",
     "sigmoid",
 ]
-
-LN2 = 0.6931471805599453
-
-
-def exp(x: float) -> float:
-    """e to the x; 0 below -745, inf above 709.
-
-    Numerics 6.
-
-    >>> exp(-1.0)
-    0.36787944117144233
-    """
-    if x < -745.0:
-        return 0.0
-    if x > 709.0:
-        return math.inf
-    k = math.floor(x / LN2 + 0.5)
-    r = (x - k * LN2_HI) - k * LN2_LO
-    p = 1.0
-    for i in range(17, 0, -1):
-        p = 1.0 + r * p / i
-    return math.ldexp(p, k)
-
-
-def sigmoid(x: float) -> float:
-    """1 / (1 + e^-x) in [0, 1], without overflow at either end.
-
-    Numerics 6.
-
-    >>> sigmoid(0.5)
-    0.6224593312018546
-    """
-    if x >= 0.0:
-        return 1.0 / (1.0 + exp(-x))
-    t = exp(x)
-    return t / (1.0 + t)
 
 
 def mean(values: Sequence[float]) -> float:

@@ -217,7 +217,7 @@ def test_only_finite_numbers_are_stored(form: ModuleType | None, x: float) -> No
 @given(floats)
 def test_differential_elementary_functions(x: float) -> None:
     """On every double; outside their domain both refuse, in the same words."""
-    for name in ("log", "log1p", "round12", "rounded"):
+    for name in ("exp", "sigmoid", "log", "log1p", "round12", "rounded"):
         same(name, x)
     same("pow_3_8", abs(x))
     if abs(x) < 1e154:
