@@ -98,34 +98,36 @@ class Budget:
         self, drafts: list[Draft], cap: int, phase: Phase, suppressed: list[Suppression]
     ) -> list[Draft]:
         """Return the drafts for which the minute has room; account for the others."""
-        kept = keep_strongest(drafts, cap)
+        kept = strongest(drafts, cap)
+        if len(kept) == len(drafts):
+            return drafts
+        within = set(kept)
         suppressed += [
-            _dropped(d, phase, ledger.BUDGET_GLOBAL)
-            for d in drafts
-            if not any(d is k for k in kept)
+            _dropped(draft, phase, ledger.BUDGET_GLOBAL)
+            for index, draft in enumerate(drafts)
+            if index not in within
         ]
-        return kept
+        return [drafts[index] for index in kept]
 
     def _outlet(self, draft: Draft) -> Lane:
         return outlet(self._run, self._canary, draft.asset_uid, draft.payload["symbol"])
 
 
-def keep_strongest(drafts: list[Draft], cap: int) -> list[Draft]:
-    """Return at most `cap` drafts in their order: each class's strongest, then by severity.
+def strongest(drafts: list[Draft], cap: int) -> list[int]:
+    """Return the places of at most `cap` drafts, ascending: each class's strongest, then by
+    severity.
 
     Ties go to the earlier draft (lower asset_uid).
     """
     if len(drafts) <= cap:
-        return drafts
+        return list(range(len(drafts)))
     by_severity = sorted(range(len(drafts)), key=lambda i: (-drafts[i].severity, i))
-    classes: list[str] = []
-    firsts = []
+    firsts: dict[str, int] = {}  # class -> the place of its strongest
     for index in by_severity:
-        if drafts[index].event_class not in classes:
-            classes.append(drafts[index].event_class)
-            firsts.append(index)
-    rest = [index for index in by_severity if index not in firsts]
-    return [drafts[index] for index in sorted([*firsts, *rest][:cap])]
+        firsts.setdefault(drafts[index].event_class, index)
+    speaking = set(firsts.values())
+    rest = [index for index in by_severity if index not in speaking]
+    return sorted([*firsts.values(), *rest][:cap])
 
 
 def _with_incident(payload: dict[str, Any], incident_id: str | None) -> dict[str, Any]:

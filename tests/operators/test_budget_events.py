@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators.budget import Budget, BudgetState, keep_strongest
+from operators.budget import Budget, BudgetState, strongest
 from operators.detect import Detect
 from operators.events import event_id
 from operators.lattice import MINUTE_MS
@@ -85,7 +85,7 @@ def tag_of(payload: dict[str, Any]) -> int:
 
 def kept(drafts: list[Draft], cap: int) -> list[tuple[int, int]]:
     """Return asset and severity of what is kept, in its order."""
-    return [(d.asset_uid, d.severity) for d in keep_strongest(drafts, cap)]
+    return [(d.asset_uid, d.severity) for d in [drafts[i] for i in strongest(drafts, cap)]]
 
 
 def test_below_the_cap_everything_is_kept() -> None:
@@ -136,7 +136,7 @@ drafts_strategy = st.lists(
 @given(drafts_strategy, st.integers(0, 16))
 def test_property_what_is_kept_is_the_best_that_fits(drafts: list[Draft], cap: int) -> None:
     """As many as fit, in order; a class is dropped only for lack of places; else severity."""
-    found = keep_strongest(drafts, cap)
+    found = [drafts[index] for index in strongest(drafts, cap)]
     tags = [tag_of(d.payload) for d in found]
     assert len(found) == min(cap, len(drafts))
     assert tags == sorted(tags)
