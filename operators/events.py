@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 from typing import Any
-from uuid import UUID
 
 import orjson
 
@@ -67,13 +66,14 @@ def event_id(
     content = [asset_uid, event_class, subtype, tf, exchange_ts_ms, revision, config_hash]
     digest = int.from_bytes(hashlib.sha256(orjson.dumps(content)).digest()[:10], "big")
     rand_a, rand_b = digest >> 68, digest & ((1 << 62) - 1)
-    return str(UUID(int=emitted_ms << 80 | 7 << 76 | rand_a << 64 | 2 << 62 | rand_b))
+    text = f"{emitted_ms << 80 | 7 << 76 | rand_a << 64 | 2 << 62 | rand_b:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 def draft_event(
     *,
     packs: Packs,
-    naming: Naming,
+    shown: tuple[str, ...],
     producer: str,
     git_commit: str | None,
     phase: Phase,
@@ -86,9 +86,10 @@ def draft_event(
 ) -> dict[str, Any]:
     """Return the event as a JSON object; numbers are the row's, already rounded.
 
-    git_commit : of the build, where it was recorded; None from a checkout, so that the same log
-    gives the same bytes there. coalesced : subtypes it speaks for, strongest first; of many the
-    strongest are named, and the ledger has them all.
+    shown : columns that it names, as `shown_columns` has them. git_commit : of the build, where it
+    was recorded; None from a checkout, so that the same log gives the same bytes there. coalesced :
+    subtypes it speaks for, strongest first; of many the strongest are named, and the ledger has
+    them all.
     """
     columns = row.columns
     event: dict[str, Any] = {
@@ -115,7 +116,7 @@ def draft_event(
         "severity": severity,
         "novelty": {"first_seen_at": iso(first_seen_ms)},
         "debounce_key": f"{row.symbol}:{detector.event_class}:{row.tf}",
-        "local_state": _local_state(detector, row, naming),
+        "local_state": _local_state(row, shown),
         "market_frame": {name: frame.columns.get(name) for name in FRAME_FIELDS},
         "membership": {
             name: columns[name] for name in ("is_in_universe", "is_hot", "universe_rev")
@@ -179,20 +180,22 @@ def _refs(symbol: str, tf: str, label_ms: int, bars: int) -> list[str]:
     return [f"{symbol}/{tf}/{iso(label_ms - k * step_ms)}" for k in range(oldest, -1, -1)]
 
 
-def _local_state(detector: Detector, row: Row, naming: Naming) -> dict[str, Any]:
-    """Return what the detector saw: its inputs, the common panel, true flags and data quality.
-
-    Columns have the names they have on the row's timeframe.
-    """
-    columns = row.columns
+def shown_columns(detector: Detector, tf: str, naming: Naming) -> tuple[str, ...]:
+    """Return the columns that a detector's events name, sorted: its inputs and the common panel, as
+    rows of the timeframe store them."""
     wanted = {*PANEL, *detector.inputs, *detector.payload}
-    names = sorted({naming.stored(name, row.tf) for name in wanted})
+    return tuple(sorted({naming.stored(name, tf) for name in wanted}))
+
+
+def _local_state(row: Row, shown: tuple[str, ...]) -> dict[str, Any]:
+    """Return what the detector saw: the columns that are known, true flags and data quality."""
+    columns = row.columns
     numbers = {
         name: columns[name]
-        for name in names
+        for name in shown
         if type(columns.get(name)) in (int, float)  # a flag is an int to Python
     }
-    flags = {name: True for name, value in columns.items() if name[:3] == "is_" and value is True}
+    flags = {name: True for name, value in columns.items() if value is True and name[:3] == "is_"}
     quality = {
         "status": columns["dq_status"],
         "ingest_lag_ms": columns["ingest_lag_ms"],

@@ -16,7 +16,7 @@ import msgspec
 
 from operators import ledger
 from operators.detect import candidates_on, is_of_assets
-from operators.events import WINDOW_SEC, draft_event
+from operators.events import WINDOW_SEC, draft_event, shown_columns
 from operators.formulas import severity as formula
 from operators.modes import LIVE, SHADOW, Lane, lane_of
 from operators.naming import Naming
@@ -102,6 +102,11 @@ class Score:
         self._git_commit = git_commit
         self._naming = Naming(packs.features)
         self._detectors = {d.detector_id: d for d in packs.detectors}
+        self._shown: dict[tuple[str, str], tuple[str, ...]] = {
+            (d.detector_id, tf): shown_columns(d, tf, self._naming)
+            for d in packs.detectors
+            for tf in TIMEFRAMES
+        }
         self._order = {d.detector_id: index for index, d in enumerate(packs.detectors)}
         self._budgets: dict[str, dict[EventClass, int]] = {
             tier: _budgets_of(tier, packs) for tier in TIERS
@@ -302,7 +307,7 @@ class Score:
         state.runs[_run_key(best.detector, row.tf)].severity = best.severity
         payload = draft_event(
             packs=self._packs,
-            naming=self._naming,
+            shown=self._shown[best.detector.detector_id, row.tf],
             producer=self._producer,
             git_commit=self._git_commit,
             phase=item.phase,
