@@ -9,6 +9,8 @@ Build plan 2.2, 3.4, 8.5; design 2, D3, D4, D21.
 
 from __future__ import annotations
 
+from array import array
+
 import msgspec
 
 from operators import kernel
@@ -247,7 +249,7 @@ class Assemble:
         columns["source"] = "ws"
         return columns, _extras(instants) if has_bbo else {}
 
-    def _plausible(self, trades: bytearray, prices: list[float], mids: list[float]) -> bytearray:
+    def _plausible(self, trades: bytearray, prices: array[float], mids: array[float]) -> bytearray:
         """Drop prints further than a factor from the minute's price level; the same if there are
         none."""
         factor, levels = self._quality.absurd_price_factor, prices + mids
@@ -401,7 +403,7 @@ def _refused(reason: str) -> StateError:
 # --- columns -------------------------------------------------------------------------------------
 
 
-def _price_columns(prices: list[float]) -> Columns:
+def _price_columns(prices: array[float]) -> Columns:
     """OHLC, from prints or else from the mids in force."""
     first, high, low, last = kernel.ohlc(prices) if prices else (None, None, None, None)
     return {"open": first, "high": high, "low": low, "close": last}

@@ -103,6 +103,76 @@ cdef inline double _sum_of_first(list values, Py_ssize_t n) except? -1.0:
     return math.fsum(values[:n])
 
 
+cdef inline double *doubles_of(carray values) noexcept:
+    return values.data.as_doubles
+
+
+cdef inline double sum_between(const double *values, Py_ssize_t first, Py_ssize_t last) except? -1.0:
+    """Sum of values[first:last], correctly rounded."""
+    cdef Py_ssize_t i
+    cdef Sum sum = Sum(0.0, 0.0, 0.0)
+    cdef double found = 0.0
+    if first == last:
+        return 0.0
+    for i in range(first, last):
+        add_to(&sum, values[i])
+    if is_certain(&sum, last - first, &found):
+        return found
+    import math
+    return math.fsum([values[i] for i in range(first, last)])
+
+
+cdef inline double sum_of_products(
+    const double *one, const double *other, Py_ssize_t n
+) except? -1.0:
+    """Sum of the first n products, correctly rounded."""
+    cdef Py_ssize_t i
+    cdef Sum sum = Sum(0.0, 0.0, 0.0)
+    cdef double found = 0.0
+    for i in range(n):
+        add_to(&sum, one[i] * other[i])
+    if is_certain(&sum, n, &found):
+        return found
+    import math
+    return math.fsum([one[i] * other[i] for i in range(n)])
+
+
+cdef inline void sift(double *keys, double *values, Py_ssize_t at, Py_ssize_t n) noexcept:
+    """Let a pair sink to its place in a heap with the largest key on top."""
+    cdef double key = keys[at], value = values[at]
+    cdef Py_ssize_t below = 2 * at + 1
+    while below < n:
+        if below + 1 < n and keys[below + 1] > keys[below]:
+            below += 1
+        if not keys[below] > key:
+            break
+        keys[at] = keys[below]
+        values[at] = values[below]
+        at = below
+        below = 2 * at + 1
+    keys[at] = key
+    values[at] = value
+
+
+cdef inline double percentile_95(
+    double *spreads, double *held_ms, Py_ssize_t n, long long total_ms
+) except? -1.0:
+    """The largest spread that leaves less than 95 % to smaller ones; what it walks becomes a heap."""
+    cdef double left_ms = total_ms
+    cdef Py_ssize_t at
+    for at in range(n // 2 - 1, -1, -1):
+        sift(spreads, held_ms, at, n)
+    while n > 0:
+        left_ms -= held_ms[0]
+        if left_ms * 100.0 < total_ms * 95.0:
+            return spreads[0]
+        n -= 1
+        spreads[0] = spreads[n]
+        held_ms[0] = held_ms[n]
+        sift(spreads, held_ms, 0, n)
+    raise AssertionError("the spreads of a minute cover all its time")
+
+
 include "ticks.pxi"
 
 
@@ -263,11 +333,17 @@ cdef object _mark_amended(object state, long long label)
 @cython.locals(known=bytearray)
 cdef object _take_earlier(object state, bytearray record, Py_ssize_t size)
 
-@cython.locals(total=double, before=double, mid=double, change=double)
-cpdef object realized_volatility(object mids)
+@cython.locals(
+    numbers=cython.p_double, index=Py_ssize_t, total=double, before=double, mid=double,
+    change=double
+)
+cpdef object realized_volatility(carray mids)
+
+cpdef carray zeros(Py_ssize_t count)
 
 @cython.locals(
-    prices=list, buys=list, sells=list, index=Py_ssize_t, trade=TradeRecord, px=double
+    count=Py_ssize_t, prices=carray, amounts=carray, px=cython.p_double, amount=cython.p_double,
+    buys=Py_ssize_t, sells=Py_ssize_t, index=Py_ssize_t, trade=TradeRecord, of_buys=double
 )
 cpdef tuple notional(bytearray trades)
 
@@ -282,16 +358,19 @@ cpdef object range_ratio(object high, object low, object mid)
 )
 cpdef double slope(object deltas) except? -1.0
 
-@cython.locals(low=double, high=double, px=double)
-cpdef tuple ohlc(list prices)
+@cython.locals(
+    count=Py_ssize_t, numbers=cython.p_double, low=double, high=double, index=Py_ssize_t
+)
+cpdef tuple ohlc(carray prices)
 
-@cython.locals(low=double, high=double, x=double)
-cpdef bint within_factor(list values, double factor) except? -1
+@cython.locals(numbers=cython.p_double, low=double, high=double, index=Py_ssize_t)
+cpdef bint within_factor(carray values, double factor) except? -1
 
 @cython.locals(
-    mids=list, weighted=list, held=dict, total_ms=cython.longlong, at=cython.longlong,
-    time_ms=cython.longlong, then=Py_ssize_t, count=Py_ssize_t, index=Py_ssize_t, two_sided=bint,
-    bid=double, ask=double, quote=QuoteRecord
+    mids=carray, spreads=carray, durations=carray, mid=cython.p_double, spread=cython.p_double,
+    held_ms=cython.p_double, n_mids=Py_ssize_t, n_held=Py_ssize_t, total_ms=cython.longlong,
+    at=cython.longlong, time_ms=cython.longlong, then=Py_ssize_t, count=Py_ssize_t,
+    index=Py_ssize_t, two_sided=bint, bid=double, ask=double, quote=QuoteRecord, mean=double
 )
 cpdef tuple top_of_book(
     bytearray carry, bytearray quotes, long long start_ms, long long end_ms, long long at_ms
@@ -303,12 +382,6 @@ cdef tuple _instant(bytearray quotes, Py_ssize_t index)
 cdef double _micro(double bid, double bid_sz, double ask, double ask_sz) except? -1.0
 
 cdef double _middle(double bid, double ask) noexcept
-
-@cython.locals(spread=double, width=object)
-cdef long long _hold(dict held, list weighted, double bid, double ask, long long ms) except -1
-
-@cython.locals(left_ms=cython.longlong, ms=cython.longlong)
-cdef object _percentile_95(dict held, long long total_ms)
 
 @cython.locals(
     depths=list, parts=list, total_ms=cython.longlong, at=cython.longlong,
@@ -440,10 +513,6 @@ cdef class Entry:
 cdef inline int *ints_of(carray values) noexcept:
     return values.data.as_ints
 
-cdef inline double *doubles_of(carray values) noexcept:
-    return values.data.as_doubles
-
-
 cdef inline Py_ssize_t place_of(const int *keys, Py_ssize_t count, long long k) noexcept:
     """bisect.bisect_left over whole numbers."""
     cdef Py_ssize_t low = 0, high = count, middle
@@ -454,21 +523,6 @@ cdef inline Py_ssize_t place_of(const int *keys, Py_ssize_t count, long long k) 
         else:
             high = middle
     return low
-
-
-cdef inline double sum_of_first(const double *values, Py_ssize_t n) except? -1.0:
-    """Sum of the first n values, correctly rounded."""
-    cdef Py_ssize_t i
-    cdef Sum sum = Sum(0.0, 0.0, 0.0)
-    cdef double found = 0.0
-    if n == 0:
-        return 0.0
-    for i in range(n):
-        add_to(&sum, values[i])
-    if is_certain(&sum, n, &found):
-        return found
-    import math
-    return math.fsum([values[i] for i in range(n)])
 
 
 @cython.locals(w=double, f=double, e=int, k=cython.longlong, i=cython.longlong)

@@ -254,6 +254,21 @@ def append_quote(data: bytearray, quote: Any) -> None:  # plain form only
     data += QUOTE.pack(*msgspec.structs.astuple(quote))  # plain form only
 
 
+def zeros(count: int) -> array[float]:
+    """Return so many doubles, all 0."""
+    return array("d", bytes(8 * count))
+
+
+def sum_between(values: array[float], first: int, last: int) -> float:  # plain form only
+    """Return the sum of values[first:last], correctly rounded."""  # plain form only
+    return fsum(reversed(values[first:last]))  # plain form only
+
+
+def sum_of_products(one: array[float], other: array[float], n: int) -> float:  # plain form only
+    """Return the sum of the first n products, correctly rounded."""  # plain form only
+    return fsum([one[index] * other[index] for index in range(n)])  # plain form only
+
+
 def in_time_order(data: bytearray, size: int) -> bytearray:
     """Return dated records by venue time, those of one time as they came; the same if it is so."""
     before = 0
@@ -531,21 +546,23 @@ def range_ratio(high: float | None, low: float | None, mid: float | None) -> flo
     return (high - low) / mid
 
 
-def realized_volatility(mids: Sequence[float]) -> float | None:
+def realized_volatility(mids: array[float]) -> float | None:
     """Return sqrt(sum of squared log changes) over successive mids; NULL below two mids.
 
     Unscaled, dimensionless. Successive equal mids add nothing. Build plan 5.1 (rv_m_1).
 
-    >>> realized_volatility([100.0, 100.0])
+    >>> realized_volatility(array("d", [100.0, 100.0]))
     0.0
-    >>> realized_volatility([100.0]) is None
+    >>> realized_volatility(array("d", [100.0])) is None
     True
     """
     if len(mids) < 2:
         return None
+    numbers = doubles_of(mids)
     total = 0.0
-    before: float = mids[0]
-    for mid in mids:
+    before: float = numbers[0]
+    for index in range(len(mids)):
+        mid = numbers[index]
         if mid != before:
             change = log(mid / before)
             total += change * change
@@ -553,21 +570,27 @@ def realized_volatility(mids: Sequence[float]) -> float | None:
     return sqrt(total)
 
 
-def notional(trades: bytearray) -> tuple[list[float], float, float, float]:
+def notional(trades: bytearray) -> tuple[array[float], float, float, float]:
     """Return (prices, taker buys, taker sells, total): the latter in quote currency, each sum
     correctly rounded."""
-    prices = []
-    buys = []
-    sells = []
-    for index in range(len(trades) // TRADE_BYTES):
+    count = len(trades) // TRADE_BYTES
+    prices = zeros(count)
+    amounts = zeros(count)  # buys from the front, sells from the back
+    px = doubles_of(prices)
+    amount = doubles_of(amounts)
+    buys = 0
+    sells = count
+    for index in range(count):
         trade = trade_at(trades, index)
-        px = trade.px
-        prices.append(px)
+        px[index] = trade.px
         if trade.is_buy:
-            buys.append(px * trade.sz)
+            amount[buys] = trade.px * trade.sz
+            buys += 1
         else:
-            sells.append(px * trade.sz)
-    return prices, fsum(buys), fsum(sells), fsum(buys + sells)
+            sells -= 1
+            amount[sells] = trade.px * trade.sz
+    of_buys = sum_between(amount, 0, buys)
+    return prices, of_buys, sum_between(amount, buys, count), sum_between(amount, 0, count)
 
 
 def slope(deltas: Sequence[float]) -> float:
@@ -593,27 +616,28 @@ def slope(deltas: Sequence[float]) -> float:
     return fsum(products) / fsum(squares)
 
 
-def ohlc(prices: list[float]) -> tuple[float, float, float, float]:
+def ohlc(prices: array[float]) -> tuple[float, float, float, float]:
     """Return (first, highest, lowest, last) of at least one price, rounded."""
-    low: float = prices[0]
-    high: float = prices[0]
-    for px in prices:
-        if px < low:
-            low = px
-        if px > high:
-            high = px
-    return round12(prices[0]), round12(high), round12(low), round12(prices[-1])
+    count = len(prices)
+    assert count, "no price is first"
+    numbers = doubles_of(prices)
+    low: float = numbers[0]
+    high: float = numbers[0]
+    for index in range(count):
+        low = min(low, numbers[index])
+        high = max(high, numbers[index])
+    return round12(numbers[0]), round12(high), round12(low), round12(numbers[count - 1])
 
 
-def within_factor(values: list[float], factor: float) -> bool:
+def within_factor(values: array[float], factor: float) -> bool:
     """Tell whether no value exceeds another one more than `factor` times; there is at least one."""
-    low: float = values[0]
-    high: float = values[0]
-    for x in values:
-        if x < low:
-            low = x
-        if x > high:
-            high = x
+    assert len(values), "nothing has no extremes"
+    numbers = doubles_of(values)
+    low: float = numbers[0]
+    high: float = numbers[0]
+    for index in range(len(values)):
+        low = min(low, numbers[index])
+        high = max(high, numbers[index])
     return high <= low * factor
 
 
@@ -622,7 +646,7 @@ def within_factor(values: list[float], factor: float) -> bool:
 
 def top_of_book(
     carry: bytearray, quotes: bytearray, start_ms: int, end_ms: int, at_ms: int
-) -> tuple[list[float], Instants, float | None, float | None]:
+) -> tuple[array[float], Instants, float | None, float | None]:
     """Walk the quotes in force over [start_ms, end_ms): each holds until the next one.
 
     carry : the quote that held before, empty for none. quotes : time-sorted. at_ms : an instant not
@@ -634,10 +658,14 @@ def top_of_book(
     smaller ones, for at least 95 % of the two-sided time. Of quotes of one instant all have a mid,
     the last one holds.
     """
-    mids = []
-    weighted: list[float] = []
-    held: dict[float, int] = {}
-    total_ms = 0
+    count = len(quotes) // QUOTE_BYTES
+    mids = zeros(count + 1)
+    spreads = zeros(count + 1)
+    durations = zeros(count + 1)  # whole ms
+    mid = doubles_of(mids)
+    spread = doubles_of(spreads)
+    held_ms = doubles_of(durations)
+    n_mids = n_held = total_ms = 0
     then = -1
     at = start_ms
     two_sided = False
@@ -648,30 +676,34 @@ def top_of_book(
         bid = quote.bid_px
         ask = quote.ask_px
         two_sided = bid == bid and ask == ask
-    count = len(quotes) // QUOTE_BYTES
-    for index in range(count):
-        quote = quote_at(quotes, index, QUOTE_BYTES)
-        time_ms = quote.time_ms
+    for index in range(count + 1):
+        time_ms = end_ms
+        if index < count:
+            quote = quote_at(quotes, index, QUOTE_BYTES)
+            time_ms = quote.time_ms
         if two_sided:
-            mids.append(_middle(bid, ask))
+            mid[n_mids] = _middle(bid, ask)
+            n_mids += 1
             if time_ms > at:
-                total_ms += _hold(held, weighted, bid, ask, time_ms - at)
+                spread[n_held] = ask - bid
+                held_ms[n_held] = time_ms - at
+                total_ms += time_ms - at
+                n_held += 1
         at = time_ms
-        if at <= at_ms:
-            then = index
-        bid = quote.bid_px
-        ask = quote.ask_px
-        two_sided = bid == bid and ask == ask
-    if two_sided:
-        mids.append(_middle(bid, ask))
-        if end_ms > at:
-            total_ms += _hold(held, weighted, bid, ask, end_ms - at)
+        if index < count:
+            if at <= at_ms:
+                then = index
+            bid = quote.bid_px
+            ask = quote.ask_px
+            two_sided = bid == bid and ask == ask
+    del mids[n_mids:]
     now_mid, now_micro = _instant(quotes, count - 1) if count else _instant(carry, 0)
     then_mid, then_micro = _instant(quotes, then) if then >= 0 else _instant(carry, 0)
     instants = (now_mid, now_micro, then_mid, then_micro)
     if total_ms == 0:
         return mids, instants, None, None
-    return mids, instants, fsum(weighted) / total_ms, _percentile_95(held, total_ms)
+    mean = sum_of_products(spread, held_ms, n_held) / total_ms
+    return mids, instants, mean, percentile_95(spread, held_ms, n_held, total_ms)
 
 
 def _middle(bid: float, ask: float) -> float:
@@ -699,22 +731,14 @@ def _micro(bid: float, bid_sz: float, ask: float, ask_sz: float) -> float:
     return (ask * bid_sz + bid * ask_sz) / (bid_sz + ask_sz)
 
 
-def _hold(held: dict[float, int], weighted: list[float], bid: float, ask: float, ms: int) -> int:
-    """Note that a spread held for a while; return how long."""
-    spread = ask - bid
-    weighted.append(spread * ms)
-    width = spread
-    held[width] = held.get(width, 0) + ms
-    return ms
-
-
-def _percentile_95(held: dict[float, int], total_ms: int) -> float:
-    left_ms = total_ms
-    for spread in sorted(held, reverse=True):
-        left_ms -= held[spread]
-        if left_ms * 100 < total_ms * 95:
-            return spread
-    raise AssertionError("the spreads of a minute cover all of its two-sided time")
+def percentile_95(spreads: Any, held_ms: Any, n: int, total_ms: float) -> float:  # plain form only
+    """Return the largest spread that leaves less than 95 % to smaller ones."""  # plain form only
+    left_ms = total_ms  # plain form only
+    for index in sorted(range(n), key=lambda i: -spreads[i]):  # plain form only
+        left_ms -= held_ms[index]  # plain form only
+        if left_ms * 100 < total_ms * 95:  # plain form only
+            return float(spreads[index])  # plain form only
+    raise AssertionError("the spreads of a minute cover all its time")  # plain form only
 
 
 # --- depth (build plan 5.5) ----------------------------------------------------------------------
@@ -1389,15 +1413,10 @@ def rank_at(sketch: Sketch, k: int) -> float:
     weights = doubles_of(sketch.weights)
     at = place_of(keys, count, k)
     own = weights[at] if at < count and keys[at] == k else 0.0
-    return (sum_of_first(weights, at) + 0.5 * own) / sketch.t
+    return (sum_between(weights, 0, at) + 0.5 * own) / sketch.t
 
 
 # From the back, where the heavy bins are: the same bits, a quarter faster.
-def sum_of_first(values: array[float], count: int) -> float:  # plain form only
-    """Return the sum of the first values, correctly rounded."""  # plain form only
-    return fsum(reversed(values[:count]))  # plain form only
-
-
 def edges(k: int) -> tuple[float, float]:
     """Ascending bounds of bin k, in units of x; the one nearer to zero belongs to the bin.
 
@@ -1456,7 +1475,7 @@ def prune_bins(sketch: Sketch, share: float) -> None:
     if kept < count:
         del sketch.keys[kept:]
         del sketch.weights[kept:]
-    sketch.t = sum_of_first(doubles_of(sketch.weights), kept)
+    sketch.t = sum_between(doubles_of(sketch.weights), 0, kept)
 
 
 # --- baselines (numerics 5, 8) -------------------------------------------------------------------

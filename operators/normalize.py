@@ -9,6 +9,7 @@ final, and named as in the pack until it leaves; NULL is None.  Build plan 4, 5,
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping
 from operator import itemgetter
 from typing import Protocol
@@ -234,7 +235,8 @@ class Normalize:
         columns |= dict.fromkeys((name for name, _ in kernel.RETURNS), ret)
         columns |= dict.fromkeys(("ret_abs_m_1", "ret_abs_m_5"), None if ret is None else abs(ret))
         mids = minutes.window("mid_close", label, fixed.minutes + 1, MINUTE_MS)
-        columns["rv_m_1"] = rounded(kernel.realized_volatility([m for m in mids if m is not None]))
+        known = array("d", [mid for mid in mids if mid is not None])
+        columns["rv_m_1"] = rounded(kernel.realized_volatility(known))
         columns["atr_proxy_m_1"] = rounded(
             range_ratio(columns["high"], columns["low"], columns["mid_close"])
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import statistics
+from array import array
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from operators import kernel
 from operators.assemble import AssemblyState, Instants, Minute
 from operators.formulas.crosssection import dispersion, lead_index
-from operators.formulas.price import range_ratio, realized_volatility, simple_return
+from operators.formulas.price import range_ratio, simple_return
 from operators.kernel import BOOK_BYTES, CROSSED, DEPTH_LEVELS, QUOTE_BYTES, slope, take_states
 from operators.layout import ticks_of
 from operators.records import Book, Quote, Trade
@@ -57,6 +58,11 @@ def test_no_return_without_two_prices(now: float | None, before: float | None) -
 def test_no_return_to_a_price_that_is_not_positive(now: float) -> None:
     """NULL if either price is not positive."""
     assert simple_return(now, 100.0) is None
+
+
+def realized_volatility(mids: Sequence[float]) -> float | None:
+    """Return it of some mids."""
+    return kernel.realized_volatility(array("d", mids))
 
 
 @given(st.lists(st.floats(1e-3, 1e5), min_size=2, max_size=60))
@@ -115,7 +121,8 @@ def test_a_flat_minute_has_no_range() -> None:
 
 def notional(prints: Sequence[Trade]) -> tuple[list[float], float, float, float]:
     """Return prices and sums of some prints."""
-    return kernel.notional(ticks_of(trades=prints).trades)
+    prices, *sums = kernel.notional(ticks_of(trades=prints).trades)
+    return list(prices), *sums
 
 
 def trade(px: float, sz: float, *, buy: bool) -> Trade:
@@ -229,7 +236,8 @@ def top_of_book(
 ) -> tuple[list[float], Instants, float | None, float | None]:
     """Return what a walk over some tops finds."""
     tops = ticks_of(quotes=quotes).quotes
-    return kernel.top_of_book(held(carry), tops, start, end, at_ms)
+    mids, *rest = kernel.top_of_book(held(carry), tops, start, end, at_ms)
+    return list(mids), *rest
 
 
 def in_force(carry: Quote | None, quotes: Sequence[Quote], at_ms: int) -> Quote | None:

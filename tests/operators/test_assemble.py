@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from array import array
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -486,7 +487,7 @@ def test_without_any_mid_the_prints_give_the_volatility(asset: Asset, quotes: li
     prices = [100.0, 103.0, 98.0, 98.0, 101.0]
     trades = [trade(START + 9 * k, px) for k, px in enumerate(prices)]
     columns = bar([trades[k] for k in (3, 0, 4, 1, 2)], quotes, asset=asset)
-    volatility = realized_volatility(prices)
+    volatility = realized_volatility(array("d", prices))
     assert volatility is not None
     assert columns["rv_m_1"] == round12(volatility) > 0.0
     assert bar(trades[:2], quotes, asset=asset)["rv_m_1"] is not None
