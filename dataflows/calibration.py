@@ -19,7 +19,8 @@ import msgspec
 
 from operators.formulas.elementary import round12, rounded
 from operators.lattice import DAY_MS, MINUTE_MS
-from operators.records import DQ_PARTIAL, MARKET_UID, Row
+from operators.records import MARKET_UID, Row
+from operators.verdicts import DQ_PARTIAL
 from packs.loader import MARKET_CLASSES
 from packs.schema import (
     EVENT_CLASSES,

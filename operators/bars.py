@@ -16,7 +16,8 @@ from operators.formulas.elementary import round12, rounded
 from operators.formulas.price import range_ratio
 from operators.lattice import MINUTE_MS, iso
 from operators.quality import grade, prices_at_odds
-from operators.records import DQ_OK, Bar, BarItem, Columns, Phase
+from operators.records import Bar, BarItem, Columns, Phase
+from operators.verdicts import DQ_OK
 from packs.schema import TIMEFRAME_MIN
 
 SOURCE = "bars"

@@ -22,9 +22,6 @@ from operators.marketwide import Marketwide, market_row
 from operators.modes import LIVE, lane_of
 from operators.naming import Naming
 from operators.records import (
-    DQ_OK,
-    DQ_PARTIAL,
-    DQ_STALE,
     MARKET_UID,
     Audit,
     Candidate,
@@ -42,6 +39,7 @@ from operators.rotation import RotationState
 from operators.score import holds_in_tier, longest_quiet_ms, on_frames, rate
 from operators.tiers import TierState, step_tiers, tier_of
 from operators.universe import UniverseState
+from operators.verdicts import DQ_OK, DQ_PARTIAL, DQ_STALE
 from packs.loader import Detector, Packs
 from packs.schema import MINUTE_TF, TIMEFRAMES
 

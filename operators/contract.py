@@ -18,6 +18,8 @@ import msgspec
 import orjson
 from msgspec import Meta, Struct
 
+from operators.scans import has_strays
+
 CONTRACT_VERSION = "0.1"
 # Ten times a usual event; with all 140 columns a detector may name it is still below 12 KB. Brokers
 # take a megabyte unless told otherwise, so the limit is for readers: whatever is larger is a bug.
@@ -323,9 +325,8 @@ def fault_of(payload: dict[str, Any]) -> str | None:
     >>> fault_of({"v": "0.1", "mood": "calm"})
     'mood: expected a field of the contract, found none it has'
     """
-    fault = _first_stray(payload, _KNOWN, "")
-    if fault is not None:
-        return fault
+    if has_strays(payload, _KNOWN):
+        return _first_stray(payload, _KNOWN, "")
     try:
         data = orjson.dumps(payload, option=orjson.OPT_SORT_KEYS)
     except TypeError as error:

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable
 from operators import ledger
 from operators.marks import Marks
 from operators.naming import Naming
-from operators.records import DQ_OK, Candidate, Columns, Row, RowItem
+from operators.records import Candidate, Columns, Row, RowItem
+from operators.verdicts import DQ_OK
 from packs.loader import MARKET_CLASSES, Detector, Packs
 from packs.schema import TIMEFRAMES
 

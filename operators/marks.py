@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 from operators.expressions import FAILURES, PYTHON_NAMES, Expression
 from operators.naming import Naming
-from operators.records import DQ_OK, Columns, Row
+from operators.records import Columns, Row
+from operators.verdicts import DQ_OK
 from packs.loader import Detector, Packs
 from packs.schema import MINUTE_TF, Timeframe
 

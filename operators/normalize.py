@@ -35,8 +35,9 @@ from operators.normal_state import (
     undo_of,
 )
 from operators.quality import grade
-from operators.records import DQ_STALE, Bar, BarItem, BaselineState, Columns, Row, RowItem
+from operators.records import Bar, BarItem, BaselineState, Columns, Row, RowItem
 from operators.rollup import Folder
+from operators.verdicts import DQ_STALE
 from packs import schema
 from packs.loader import Detector, Packs
 from packs.schema import MINUTE_TF, TIMEFRAME_MIN, FeaturePack, Timeframe

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from operators.kernel import prices_at_odds
-from operators.records import DQ_OK, DQ_PARTIAL, DQ_STALE
+from operators.verdicts import DQ_OK, DQ_PARTIAL, DQ_STALE
 
 __all__ = ["MEANINGS", "VERDICTS", "grade", "prices_at_odds"]
 

@@ -23,10 +23,6 @@ Columns = dict[str, Any]
 MARKET_UID = -1
 MARKET_SYMBOL = "MARKET"
 
-DQ_OK = "ok"
-DQ_PARTIAL = "partial"
-DQ_STALE = "stale"
-
 
 def key_of(asset_uid: int) -> str:
     """Return the engine's key of an asset; the only converter (engine keys are text)."""

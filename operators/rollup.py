@@ -15,7 +15,8 @@ from typing import Any
 import msgspec
 
 from operators import kernel
-from operators.records import DQ_OK, DQ_STALE, Columns
+from operators.records import Columns
+from operators.verdicts import DQ_OK, DQ_STALE
 from packs.schema import FeaturePack
 
 VOLUME = "v_total_m_1"

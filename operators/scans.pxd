@@ -12,6 +12,9 @@ cpdef double total(list values, Py_ssize_t start)
 @cython.locals(number=double)
 cpdef bint is_finite(object value)
 
+@cython.locals(number=double)
+cpdef bint has_strays(dict value, dict known) except -1
+
 @cython.locals(fields=dict, number=double)
 cpdef object arranged(dict shape, dict columns, dict own)
 

@@ -25,7 +25,8 @@ from dataflows.cli.tables import name_of, shown_time
 from dataflows.replay import product_path
 from fixtures.market import EpisodeTruth
 from operators.lattice import iso
-from operators.records import DQ_OK, MARKET_SYMBOL
+from operators.records import MARKET_SYMBOL
+from operators.verdicts import DQ_OK
 from packs.loader import Detector, Packs
 
 Result = Literal["found", "held back", "not in the pack", "not warm yet", "MISSING"]

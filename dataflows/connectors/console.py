@@ -19,7 +19,8 @@ from rich.text import Text
 
 from dataflows.connectors.topics import OnePartitionSink
 from operators.lattice import iso
-from operators.records import DQ_OK, DQ_PARTIAL, DQ_STALE, MarketPhase, Published
+from operators.records import MarketPhase, Published
+from operators.verdicts import DQ_OK, DQ_PARTIAL, DQ_STALE
 
 WAITING_MAX = 5  # minutes of which one half is there; more are printed as they are
 REASONS_MAX = 3

@@ -38,7 +38,8 @@ from operators.contract import (
 from operators.events import FRAME_FIELDS
 from operators.lattice import iso
 from operators.publish import dead_json, event_json
-from operators.records import DQ_OK, DQ_PARTIAL, DQ_STALE, MARKET_SYMBOL, MARKET_UID
+from operators.records import MARKET_SYMBOL, MARKET_UID
+from operators.verdicts import DQ_OK, DQ_PARTIAL, DQ_STALE
 from packs.loader import load_packs
 from packs.schema import EVENT_CLASSES, TIMEFRAMES
 

@@ -27,7 +27,6 @@ from operators.feed import FeedReader, FeedState, Item
 from operators.lattice import MINUTE_MS, iso
 from operators.loop import Loop
 from operators.records import (
-    DQ_OK,
     MARKET_SYMBOL,
     Candidate,
     Frame,
@@ -41,6 +40,7 @@ from operators.records import (
     Suppression,
 )
 from operators.score import Score
+from operators.verdicts import DQ_OK
 from packs.loader import Packs, load_packs
 
 pytestmark = pytest.mark.slow

@@ -41,7 +41,8 @@ from fixtures.golden_windows.play import Outcome, play, text_of
 from fixtures.golden_windows.windows import ALL, CALM, PACKS, Recording, Window
 from fixtures.market import MINUTE_MS, lines
 from operators.lattice import iso
-from operators.records import DQ_OK, DQ_STALE, MARKET_SYMBOL, Row
+from operators.records import MARKET_SYMBOL, Row
+from operators.verdicts import DQ_OK, DQ_STALE
 
 ROOT = Path(__file__).parents[2]
 RUNS = [(name, run) for name, window in ALL.items() for run in window.runs]

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from operators.quality import MEANINGS, VERDICTS, grade, prices_at_odds
-from operators.records import DQ_OK, DQ_PARTIAL, DQ_STALE, Columns
+from operators.records import Columns
+from operators.verdicts import DQ_OK, DQ_PARTIAL, DQ_STALE
 
 # Build plan 8.1, 8.6, 15.3; design D4, D21, D23.
 STALE = (
