@@ -29,7 +29,7 @@ from operators.kernel import (
     rounded,
 )
 from operators.lattice import MINUTE_MS, iso, seconds_to_next_hour
-from operators.layout import context_of, pack_trade, trades_of
+from operators.layout import pack_trade, trades_of
 from operators.quality import grade, prices_at_odds
 from operators.records import (
     Asset,
@@ -53,7 +53,9 @@ CONTEXT_CHANNELS = ("activeAssetCtx", "context")
 Instants = tuple[float | None, float | None, float | None, float | None]
 
 OBI, DEPTH = "obi_top5_mean_m_1", "depth_top5_quote_median_m_1"
-OI_COLUMNS = ("oi_open", "oi_close", "oi_min", "oi_max", "oi_close_base", "mark_close")
+OI_NULL: Columns = dict.fromkeys(
+    ("oi_open", "oi_close", "oi_min", "oi_max", "oi_close_base", "mark_close")
+)
 
 
 STATE_VERSION = 4
@@ -274,16 +276,18 @@ class Assemble:
             levels = kernel.contexts_of(sample)[0]
         if funding is None:
             funding = state.funding_rate
-        newest = context_of(sample) if sample else None
-        staleness = None if newest is None else label - newest.arrival_ns // 1_000_000
+        staleness = None
+        if sample:
+            arrival_ms, coins, mark = kernel.sample_of(sample)
+            staleness = label - arrival_ms
         columns["oi_staleness_ms"] = staleness
-        if newest is None or staleness is None or staleness > self._quality.oi_staleness_ms_max:
-            columns |= dict.fromkeys(OI_COLUMNS)
+        if staleness is None or staleness > self._quality.oi_staleness_ms_max:
+            columns |= OI_NULL
         else:
             columns["oi_open"], columns["oi_close"] = levels[0], levels[-1]
             columns["oi_min"], columns["oi_max"] = min(levels), max(levels)
-            columns["oi_close_base"] = rounded(newest.open_interest_base)
-            columns["mark_close"] = rounded(newest.mark_px)
+            columns["oi_close_base"] = round12(coins)
+            columns["mark_close"] = round12(mark)
         columns["funding_h_1"] = rounded(funding)
         columns["basis_bp_m_1"] = rounded(basis_bp)
         columns["time_to_next_funding_sec"] = seconds_to_next_hour(label)
@@ -294,10 +298,10 @@ class Assemble:
     ) -> None:
         """Imbalance and depth of the top levels; NULL without a fresh snapshot (plan 5.5)."""
         limit, start, carry = self._quality.depth_staleness_ms_max, label - MINUTE_MS, state.book
-        if not books or label - _newest_ms(books, BOOK_BYTES) > limit:
+        if not books or label - kernel.last_ms(books, BOOK_BYTES) > limit:
             columns[OBI] = columns[DEPTH] = None
             return
-        if carry and start - _newest_ms(carry, BOOK_BYTES) > limit:
+        if carry and start - kernel.last_ms(carry, BOOK_BYTES) > limit:
             carry = bytearray()
         mean, usual = kernel.depth_columns(carry, books, start, label)
         columns[OBI], columns[DEPTH] = rounded(mean), rounded(usual)
@@ -437,21 +441,18 @@ def _book_staleness_ms(
     does. NULL before the first book.
     """
     label = boundary.phase.minute_ms
-    held = ((quotes, QUOTE_BYTES), (books, BOOK_BYTES))
-    carry = ((state.quote, QUOTE_BYTES), (state.book, BOOK_BYTES))
-    carried = [_newest_ms(records, size) for records, size in (*held, *carry) if records]
-    if not carried:
+    newest = max(
+        kernel.last_ms(quotes, QUOTE_BYTES),
+        kernel.last_ms(books, BOOK_BYTES),
+        kernel.last_ms(state.quote, QUOTE_BYTES),
+        kernel.last_ms(state.book, BOOK_BYTES),
+    )
+    if newest < 0:
         return None
-    newest = max(carried)
     alive_ms = boundary.feed.last_frame_ms
     if "l2Book" not in boundary.asset.channels and alive_ms is not None:
         newest = max(newest, alive_ms)
     return max(0, label - newest)
-
-
-def _newest_ms(records: bytearray, size: int) -> int:
-    """Return the venue time of the last of some records."""
-    return kernel.time_at(records, len(records) // size - 1, size)
 
 
 def _extras(instants: Instants) -> Columns:

@@ -280,6 +280,9 @@ cpdef bytearray in_time_order(bytearray data, Py_ssize_t size)
 )
 cpdef bytearray newest(bytearray data, Py_ssize_t size)
 
+@cython.locals(count=Py_ssize_t)
+cpdef long long last_ms(bytearray data, Py_ssize_t size) noexcept
+
 @cython.locals(index=Py_ssize_t, trade=TradeRecord, keys=list)
 cpdef list keys_of(bytearray trades)
 
@@ -395,6 +398,9 @@ cpdef tuple depth_columns(bytearray carry, bytearray books, long long start_ms, 
     context=ContextRecord, mark=double, oracle=double, base=double, rate=double, sample=bytearray
 )
 cpdef tuple contexts_of(bytearray contexts)
+
+@cython.locals(context=ContextRecord)
+cpdef tuple sample_of(bytearray contexts)
 
 @cython.locals(
     index=Py_ssize_t, back=Py_ssize_t, context=ContextRecord, sample=bytearray, mark=double,

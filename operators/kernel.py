@@ -295,6 +295,12 @@ def newest(data: bytearray, size: int) -> bytearray:
     return data[found * size : (found + 1) * size] if found >= 0 else bytearray()
 
 
+def last_ms(data: bytearray, size: int) -> int:
+    """Return the venue time of the last of some dated records; -1 without any."""
+    count = len(data) // size
+    return time_at(data, count - 1, size) if count else -1
+
+
 def keys_of(trades: bytearray) -> list[tuple[int, int]]:
     """Return what tells prints apart: (venue time, trade id)."""
     keys = []
@@ -831,6 +837,12 @@ def contexts_of(
     if newest_sample >= 0:
         sample = contexts[newest_sample * CONTEXT_BYTES : (newest_sample + 1) * CONTEXT_BYTES]
     return levels, sample, funding, fsum(basis) / len(basis) if basis else None, has_index
+
+
+def sample_of(contexts: bytearray) -> tuple[int, float, float]:
+    """Return (arrival in ms, open interest in base coins, mark) of the first context."""
+    context = context_at(contexts, 0)
+    return context.arrival_ns // NS_OF_MS, context.open_interest_base, context.mark_px
 
 
 def newest_context(contexts: bytearray) -> tuple[bytearray, float | None]:

@@ -313,6 +313,7 @@ def test_differential_a_minute(
     for records, size in dated:
         same("in_time_order", records, size)
         same("newest", records, size)
+        same("last_ms", records, size)
         for index in range(len(records) // size):
             same("time_at", records, index, size)
     same("keys_of", ticks.trades)
@@ -327,6 +328,8 @@ def test_differential_a_minute(
     same("depth_columns", before.books, in_order(ticks.books, BOOK_BYTES), 0, MINUTE_MS)
     same("contexts_of", ticks.contexts)
     same("newest_context", ticks.contexts)
+    if samples:
+        same("sample_of", ticks.contexts)
 
 
 @pytest.mark.parametrize("form", [PLAIN, COMPILED], ids=["plain", "compiled"])
