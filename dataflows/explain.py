@@ -245,7 +245,8 @@ class _Maker:
         if row.asset_uid == MARKET_UID:
             found = Marketwide(packs).candidates(row)
         else:
-            (marked,) = Detect(packs).step(None, RowItem(phase, row.asset_uid, (row,)))
+            kept = msgspec.structs.replace(row, columns=row.columns.copy())
+            (marked,) = Detect(packs).step(None, RowItem(phase, row.asset_uid, (kept,)))
             (found,) = marked.candidates
         tier = self._archive.tier(row.asset_uid, row.exchange_ts_ms) or DEFAULT_TIER
         return ScoreItem(phase, row.asset_uid, (row,), (found,), (self._frame,), tier)

@@ -20,7 +20,10 @@ from packs.schema import TIMEFRAMES
 
 
 class Detect:
-    """`RowItem` in, the same with flags and candidates out; `nulls` counts silenced triggers."""
+    """`RowItem` in, the same with flags and candidates out; `nulls` counts silenced triggers.
+
+    What comes in is taken over: the rows that go out are those, with their flags written in.
+    """
 
     def __init__(self, packs: Packs) -> None:
         self._naming = Naming(packs.features)
@@ -44,34 +47,19 @@ class Detect:
 
     def step(self, state: None, item: RowItem) -> list[RowItem]:
         """Return the item with flags set and the candidates of each row."""
-        if not item.rows:
-            return [RowItem(item.phase, item.asset_uid, ())]
-        marked = [self._mark(row) for row in item.rows]
-        rows = tuple([row for row, _ in marked])
-        candidates = tuple([found for _, found in marked])
-        return [RowItem(item.phase, item.asset_uid, rows, candidates)]
+        candidates = tuple([self._mark(row) for row in item.rows])
+        return [RowItem(item.phase, item.asset_uid, item.rows, candidates)]
 
-    def _mark(self, row: Row) -> tuple[Row, tuple[Candidate, ...]]:
-        """Return the row with its flags, and its candidates."""
-        marks, columns = self._marks[row.tf], row.columns.copy()
-        hits = marks.set_flags(row.columns, columns, row.symbol, marks.nulls)
-        flagged = Row(
-            row.asset_uid,
-            row.symbol,
-            row.tf,
-            row.exchange_ts_ms,
-            row.revision,
-            columns,
-            row.extras,
-        )
+    def _mark(self, row: Row) -> tuple[Candidate, ...]:
+        """Give the row its flags; return its candidates."""
+        marks = self._marks[row.tf]
+        hits = marks.set_flags(row.columns, row.symbol, marks.nulls)
         if not hits:  # nearly every row
-            return flagged, ()
-        gate = gate_of(columns)
-        return flagged, tuple(
+            return ()
+        gate = gate_of(row.columns)
+        return tuple(
             [
-                candidate_of(
-                    marks.detectors[hit], marks.seen(hit, flagged), gate, flagged, self._naming
-                )
+                candidate_of(marks.detectors[hit], marks.seen(hit, row), gate, row, self._naming)
                 for hit in hits
             ]
         )

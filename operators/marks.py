@@ -20,15 +20,15 @@ from packs.schema import MINUTE_TF, Timeframe
 FLAG_PREFIX = "is_"
 _GLOBALS = {**PYTHON_NAMES, "FAILURES": FAILURES, "DQ_OK": DQ_OK}
 
-# (columns, the copy that takes the flags, symbol, count of NULLs by detector) -> which fired
-SetFlags = Callable[[Columns, Columns, str, list[int]], list[int]]
+# (columns, symbol, count of NULLs by detector) -> which fired
+SetFlags = Callable[[Columns, str, list[int]], list[int]]
 
 
 class Marks:
     """What is found on the rows of one timeframe before the join.
 
     detectors : of assets, those evaluated here, in the order of the pack. nulls : how often a NULL
-    silenced each of them. set_flags : (columns, copy, symbol, nulls) sets the flags in the copy
+    silenced each of them. set_flags : (columns, symbol, nulls) sets the flags among the columns
     and returns the places of the detectors that may fire, ascending.
     """
 
@@ -88,14 +88,14 @@ class _Text:
         # What is found is evaluated with the flags; a stored name stands above the pack's.
         self._flagged = variables | {stored[name]: variables[name] for name in flags}
         for name, variable in variables.items():
-            self._put(1, f"copy[{stored[name]!r}] = {variable}")
+            self._put(1, f"columns[{stored[name]!r}] = {variable}")
         for number, detector in enumerate(detectors):
             self._detector(number, detector)
 
     def text(self) -> str:
         """Return the text of the whole."""
         reads = [f"    {variable} = {self._source(name)}" for name, variable in self._read.items()]
-        head = ["def set_flags(columns, copy, symbol, nulls):", "    get = columns.get"]
+        head = ["def set_flags(columns, symbol, nulls):", "    get = columns.get"]
         return "\n".join([*head, *reads, "    hits = []", *self._lines, "    return hits", ""])
 
     def _source(self, name: str) -> str:
