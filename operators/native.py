@@ -22,6 +22,7 @@ UNITS: dict[str, tuple[str, ...]] = {
     "kernel": ("kernel.py", "kernel.pxd", "ticks.pxi"),
     "frames": ("frames.pyx", "ticks.pxi"),  # without it operators/wire.py reads all frames
     "scans": ("scans.py", "scans.pxd"),
+    "rows": ("rows.pyx",),  # without it operators/publish.py writes all rows
 }
 STEM = "_compiled_"
 PLAIN_ONLY = "# plain form only"  # ends a line that is not compiled

@@ -12,34 +12,32 @@ from typing import Any
 import msgspec
 import orjson
 
+from operators import native
 from operators.contract import DeadLetter
 from operators.lattice import iso
 from operators.records import Frame, MarketPhase, Row, Suppression
-from operators.scans import arranged, is_finite
+from operators.scans import is_finite
 
-# Keys in their order, by timeframe and number of columns: of the newest row that had others. What
-# is sorted already is written sooner.
-_shapes: dict[tuple[str, int], dict[str, None]] = {}
+# What writes nearly all rows (operators/rows.pyx), where that is compiled.
+_ROWS = native.compiled("rows")
+# By timeframe and number of columns: of the newest row that had other columns, or in another order.
+_shapes: dict[tuple[str, int], Any] = {}
+_IDENTITY = ("asset_uid", "exchange_ts", "extras", "revision", "symbol", "tf")
 
 
 def row_json(row: Row) -> bytes:
     """Return a feature row as one flat object; what has no typed column is under `extras`."""
     columns, kind = row.columns, (row.tf, len(row.columns))
-    identity = {
-        "asset_uid": row.asset_uid,
-        "symbol": row.symbol,
-        "tf": row.tf,
-        "exchange_ts": iso(row.exchange_ts_ms),
-        "revision": row.revision,
-        "extras": row.extras,
-    }
+    exchange_ts = iso(row.exchange_ts_ms)
+    identity = (row.asset_uid, exchange_ts, row.extras, row.revision, row.symbol, row.tf)
     shape = _shapes.get(kind)
-    fields = None if shape is None else arranged(shape, columns, identity)
-    if fields is not None:  # nearly every row
-        return orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)
-    fields = _joined(identity, columns)
-    _shapes[kind] = dict.fromkeys(sorted(fields))
-    return canonical(fields)
+    text: bytes | None = None if shape is None else shape.text(columns, identity)
+    if text is not None:  # nearly every row
+        return text
+    text = canonical(_joined(dict(zip(_IDENTITY, identity, strict=True)), columns))
+    if _ROWS is not None and (shape is None or not shape.fits(columns)):
+        _shapes[kind] = _ROWS.Shape(columns, _IDENTITY)
+    return text
 
 
 def frame_json(frame: Frame) -> bytes:

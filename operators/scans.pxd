@@ -15,9 +15,6 @@ cpdef bint is_finite(object value)
 @cython.locals(number=double)
 cpdef bint has_strays(dict value, dict known) except -1
 
-@cython.locals(fields=dict, number=double)
-cpdef object arranged(dict shape, dict columns, dict own)
-
 @cython.locals(after="long long")
 cpdef long long first_after(long long count, long long newest_ms, long long since_ms)
 

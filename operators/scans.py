@@ -226,30 +226,4 @@ def has_strays(value: dict[Any, Any], known: dict[str, Any] | None) -> bool:
     return False
 
 
-def arranged(shape: dict[str, None], columns: dict[str, Any], own: dict[str, Any]) -> Any:
-    """Return columns and what else a row has as one dict in the order of a shape.
-
-    None if they are not the names of the shape, or not all once, or if a number is not finite.
-
-    >>> arranged({"a": None, "b": None, "c": None}, {"c": 1.5, "a": None}, {"b": "x"})
-    {'a': None, 'b': 'x', 'c': 1.5}
-    """
-    if len(columns) + len(own) != len(shape):
-        return None
-    fields = shape.copy()
-    for name, item in columns.items():
-        if type(item) is float:
-            number = item
-            if number - number != 0.0:
-                return None
-        elif item is not None and type(item) is not str and not is_finite(item):
-            return None
-        fields[name] = item
-    for name, item in own.items():
-        if name in columns or not is_finite(item):
-            return None
-        fields[name] = item
-    return fields if len(fields) == len(shape) else None
-
-
 FORM = native.take_over("scans", globals())  # plain form only

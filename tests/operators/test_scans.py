@@ -78,26 +78,6 @@ def test_property_a_total_is_added_up_in_order(form: Any, window: list[float], s
     assert repr(form.total(window, start)) == repr(naive)
 
 
-names = st.lists(st.sampled_from("abcdefgh"), max_size=8)
-
-
-@pytest.mark.parametrize("form", FORMS, ids=["plain", "compiled"])
-@given(shape=names, columns=st.dictionaries(st.sampled_from("abcdefgh"), values), own=names)
-def test_property_what_is_arranged_is_all_there_is_once(
-    form: Any, shape: list[str], columns: dict[str, Any], own: list[str]
-) -> None:
-    """Every name of the shape in its order, each from one side, with finite numbers; else None."""
-    rest, order = dict.fromkeys(own, "x"), dict.fromkeys(shape)
-    found = form.arranged(order, columns, rest)
-    whole = not columns.keys() & rest.keys() and columns.keys() | rest.keys() == order.keys()
-    if whole and all(math.isfinite(number) for number in numbers(columns)):
-        assert list(found) == list(order)
-        assert found == columns | rest
-    else:
-        assert found is None
-    assert order == dict.fromkeys(shape)
-
-
 minutes = st.lists(
     st.tuples(
         st.integers(0, 2),  # asset
