@@ -12,8 +12,7 @@ from typing import Protocol
 
 import msgspec
 
-from operators.formulas.elementary import round12, rounded
-from operators.formulas.price import range_ratio
+from operators.kernel import fill_bar
 from operators.lattice import MINUTE_MS, iso
 from operators.quality import grade, prices_at_odds
 from operators.records import Bar, BarItem, Columns, Phase
@@ -114,24 +113,9 @@ def _filled(columns: Columns, raw: RawBar | None) -> Columns:
         columns |= dict.fromkeys(("open", "high", "low", "close", "mid_close", "v_total_m_1"))
         columns["dq_status"], columns["dq_reasons"] = grade(["gap"])
         return columns
-    high, low, close = round12(raw.high), round12(raw.low), round12(raw.close)
-    total = round12(raw.volume_quote)
-    count, taker_buys = raw.trade_count, raw.taker_buy_quote
-    columns["open"] = round12(raw.open)
-    columns["high"] = high
-    columns["low"] = low
-    columns["close"] = columns["mid_close"] = close
-    columns["ret_s_30"] = columns["rv_m_1"] = None
-    columns["atr_proxy_m_1"] = rounded(range_ratio(high, low, close))
-    columns["v_total_m_1"] = total
-    columns["trade_count_m_1"] = count
-    if taker_buys is not None and taker_buys >= 0.0:
-        buys = min(round12(taker_buys), total)
-        sells = round12(total - buys)
-        columns["v_buy_m_1"], columns["v_sell_m_1"] = buys, sells
-        columns["cvd_delta_m_1"] = round12(buys - sells)
+    traded = fill_bar(columns, raw)
     reasons = ["price_sanity"] if prices_at_odds(columns) else []
-    if total == 0.0 if count is None else count == 0:
+    if not traded:
         reasons.append("quiet")
     columns["dq_status"], columns["dq_reasons"] = grade(reasons) if reasons else (DQ_OK, [])
     return columns

@@ -5,10 +5,6 @@ l2Book, activeAssetCtx; no space, no escape, plain decimals of at most 15 digits
 known coins) in the steady flow of the clock; at the first line that is anything else it stops
 before having done anything, and operators/feed.py reads that line. So it decides nothing and drops
 nothing, and without it the results are the same.  Decision 15.
-
-A decimal of at most 15 digits, of which at most 22 are behind the point, is the quotient of two
-whole numbers that are exact doubles: one division, rounded once, gives the double next to it
-(Clinger 1990), which is what the JSON decoder finds.
 """
 
 from libc.string cimport memchr, memcmp, memcpy, strlen
@@ -23,24 +19,18 @@ cdef extern from "Python.h":
 cdef extern from "math.h":
     const double NAN
 
-ctypedef const char *Text
-
 cdef enum:
     LEVELS = 5
     TRADES_MAX = 512  # prints of one frame; one with more is read the other way
     STAMP_MAX = 9223372036854775807
 
+include "decimals.pxi"
 include "ticks.pxi"
 
 cdef double PX_MAX = 1e12
 cdef double SZ_MAX = 1e15
 cdef long long TIME_MS_MAX = 4102444800000
 cdef long long MINUTE_MS = 60000
-cdef double[23] TENS
-cdef int _k
-TENS[0] = 1.0
-for _k in range(1, 23):
-    TENS[_k] = TENS[_k - 1] * 10.0  # exact
 
 
 # --- pieces of text; each returns what follows, or NULL ------------------------------------------
@@ -51,56 +41,6 @@ cdef inline Text after(Text p, Text end, Text word) noexcept:
     if <size_t> (end - p) < n or memcmp(p, word, n) != 0:
         return NULL
     return p + n
-
-
-cdef inline Text whole(Text p, Text end, int digits_max, long long *found) noexcept:
-    """A whole number without sign or leading zero."""
-    cdef long long value = 0
-    cdef Text start = p
-    while p < end and c'0' <= p[0] <= c'9' and p - start < digits_max:
-        value = value * 10 + (p[0] - c'0')
-        p += 1
-    if p == start or (start[0] == c'0' and p - start > 1):
-        return NULL
-    if p < end and c'0' <= p[0] <= c'9':
-        return NULL
-    found[0] = value
-    return p
-
-
-cdef inline Text decimal(Text p, Text end, double *found) noexcept:
-    """A decimal number without exponent."""
-    cdef long long value = 0
-    cdef int digits = 0, behind = 0
-    cdef bint negative = p < end and p[0] == c'-'
-    cdef Text start
-    if negative:
-        p += 1
-    start = p
-    while p < end and c'0' <= p[0] <= c'9':
-        value = value * 10 + (p[0] - c'0')
-        digits += value != 0
-        p += 1
-        if digits > 15:
-            return NULL
-    if p == start or (start[0] == c'0' and p - start > 1):
-        return NULL
-    if p < end and p[0] == c'.':
-        p += 1
-        start = p
-        while p < end and c'0' <= p[0] <= c'9':
-            value = value * 10 + (p[0] - c'0')
-            digits += value != 0
-            p += 1
-            if digits > 15 or p - start > 22:
-                return NULL
-        if p == start:
-            return NULL
-        behind = <int> (p - start)
-    found[0] = <double> value / TENS[behind]
-    if negative:
-        found[0] = -found[0]
-    return p
 
 
 cdef inline Text quoted(Text p, Text end) noexcept:

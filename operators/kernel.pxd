@@ -466,6 +466,13 @@ cpdef long long bin_of(double x) except? -1
 @cython.locals(k=cython.longlong, at=Py_ssize_t)
 cpdef object count_in(list keys, list counts, double x)
 
+cpdef bint count_today(list days, double x, long long day) except -1
+
+@cython.locals(
+    high=double, low=double, close=double, total=double, buys=double, sells=double, boxed=object
+)
+cpdef bint fill_bar(dict columns, object raw) except -1
+
 cdef tuple NEED_COVERAGE
 
 @cython.locals(
@@ -486,6 +493,7 @@ cdef class Baseline:
     cdef public double clamp_lo, clamp_hi, m, v, Wm, Ws, d
     cdef public long long version, n, null_count
     cdef public object day, last_ts_ms
+    cdef public tuple bounds
     cdef public carray buf
     cdef public Sketch sketch
 
@@ -636,6 +644,18 @@ cpdef tuple runs_of(carray keys)
 cpdef object check(Baseline state)
 
 cpdef bint is_finite(double x) noexcept
+
+@cython.locals(clamps=dict, hourly=bint)
+cpdef dict complete(
+    dict baselines, tuple entries, dict columns, dict given, long long label_ms,
+    dict checkpoints, object volume, object spread, Limits limits, long long least
+)
+
+cpdef object usual(object gate)
+
+cpdef object read_median(object gate, Baseline baseline, bint hourly, long long least)
+
+cpdef tuple bounds_of(Baseline state)
 
 cpdef str confidence(long long n, Plan plan)
 

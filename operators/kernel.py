@@ -1192,6 +1192,57 @@ def count_in(keys: list[int], counts: list[int], x: float) -> None:
         counts.insert(at, 1)
 
 
+def count_today(days: list[Any], x: float, day: int) -> bool:
+    """Count x >= 0 in the newest of some days (`rolling_median.Day`), as nearly always; False,
+    and nothing is done, where the value is of another day, or the day is packed."""
+    if not days:
+        return False
+    today = days[len(days) - 1]
+    if today.day != day:
+        return False
+    if x == 0.0:
+        today.zeros += 1
+        return True
+    keys, counts = today.keys, today.counts
+    if not isinstance(keys, list) or not isinstance(counts, list):
+        return False
+    count_in(keys, counts, x)
+    return True
+
+
+# --- imported bars (operators/bars.py) -----------------------------------------------------------
+
+
+def fill_bar(columns: dict[str, Any], raw: Any) -> bool:
+    """Fill the columns that an imported bar (`bars.RawBar`) has; tell whether it has a print.
+
+    Where prints are not counted, no volume says the same.
+    """
+    high = round12(raw.high)
+    low = round12(raw.low)
+    close = round12(raw.close)
+    columns["open"] = round12(raw.open)
+    columns["high"] = high
+    columns["low"] = low
+    boxed = close
+    columns["close"] = boxed
+    columns["mid_close"] = boxed
+    columns["ret_s_30"] = columns["rv_m_1"] = None
+    columns["atr_proxy_m_1"] = rounded(range_ratio(high, low, close))
+    total = round12(raw.volume_quote)
+    columns["v_total_m_1"] = total
+    count = raw.trade_count
+    columns["trade_count_m_1"] = count
+    taker_buys = raw.taker_buy_quote
+    if taker_buys is not None and taker_buys >= 0.0:
+        buys = min(round12(taker_buys), total)
+        sells = round12(total - buys)
+        columns["v_buy_m_1"] = buys
+        columns["v_sell_m_1"] = sells
+        columns["cvd_delta_m_1"] = round12(buys - sells)
+    return total != 0.0 if count is None else count != 0
+
+
 # --- parts of a longer bar (build plan 15.2) ------------------------------------------------------
 
 # Folds that say nothing when too many parts lack the value.
@@ -1504,6 +1555,7 @@ class Baseline:
     d : divisor inside asinh, units of x. buf : the first samples, empty from min_samples on.
     day : UTC day number of the last accepted bar; clamp_lo, clamp_hi : sigma.
     null_count : bars without a value. last_ts_ms : close of the last bar that changed the state.
+    bounds : clamp_lo and clamp_hi rounded, None until they are asked for; no part of the state.
     Bound: buf < min_samples; the sketch's bins.
     """
 
@@ -1526,6 +1578,7 @@ class Baseline:
     ) -> None:
         self.clamp_lo = clamp_lo
         self.clamp_hi = clamp_hi
+        self.bounds: tuple[float, float] | None = None
         self.version = version
         self.n = n
         self.m = m
@@ -1731,6 +1784,7 @@ def restore(state: Baseline, before: Checkpoint) -> None:
     assert state.n - before.n in (0, 1), f"{state.n - before.n} bars since the checkpoint, not one"
     state.clamp_lo = before.clamp_lo
     state.clamp_hi = before.clamp_hi
+    state.bounds = None
     state.n = before.n
     state.m = before.m
     state.v = before.v
@@ -1805,6 +1859,7 @@ def update(state: Baseline, x: float, k: int, day: int, plan: Plan) -> float:
             prune_bins(state.sketch, plan.sketch_prune_share)
             if state.n >= plan.min_samples:
                 state.clamp_lo, state.clamp_hi = _clamp_bounds(state, plan)
+                state.bounds = None
         state.day = day
     n = state.n + 1
     state.n = n
@@ -2059,6 +2114,47 @@ class Entry:
         self.warm = warm
 
 
+def complete(
+    baselines: dict[str, Baseline],
+    entries: tuple[Entry, ...],
+    columns: dict[str, Any],
+    given: dict[str, Any],
+    label_ms: int,
+    checkpoints: dict[str, Checkpoint] | None,
+    volume: Any,
+    spread: Any,
+    limits: Limits,
+    least: int,
+) -> dict[str, tuple[float, float]]:
+    """Fill what a bar's columns say of themselves: illiquidity, baselines, relative strength.
+
+    volume, spread : the gates (`normal_state.Gate`); they take the sketches' medians for the bars
+    to come: every bar until `least` samples, then hourly. The others as in `normalise`.
+    """
+    gates(columns, usual(volume), usual(spread), limits)
+    clamps = normalise(baselines, entries, columns, given, label_ms, checkpoints)
+    strength(columns, limits)
+    hourly = label_ms % HOUR_MS == 0
+    read_median(volume, baselines.get("vol"), hourly, least)
+    read_median(spread, baselines.get("spread"), hourly, least)
+    return clamps
+
+
+def usual(gate: Any) -> float | None:
+    """Return the median of a gate that is in force (build plan 8.3)."""
+    settled: float | None = gate.settled
+    recent: float | None = gate.recent
+    return recent if settled is None else settled
+
+
+def read_median(gate: Any, baseline: Baseline | None, hourly: bool, least: int) -> None:
+    """Take the median of a gate's sketch if it is time to."""
+    if baseline is None or baseline.n == 0:
+        return
+    if hourly or baseline.n <= least or gate.recent is None:
+        gate.recent = baseline.sketch.quantile(0.5)
+
+
 def normalise(
     baselines: dict[str, Baseline],
     entries: tuple[Entry, ...],
@@ -2104,7 +2200,7 @@ def normalise(
                     floored.append(entry.name)
                 if entry.z is not None and entry.clamp is not None:
                     columns[entry.z] = round12(seen.z)
-                    clamps[entry.clamp] = (round12(state.clamp_lo), round12(state.clamp_hi))
+                    clamps[entry.clamp] = bounds_of(state)
             if seen.has_q and entry.q is not None:
                 columns[entry.q] = round12(seen.q)
             if entry.name == "vol":
@@ -2117,6 +2213,14 @@ def normalise(
     columns["scale_floored"] = floored
     columns["warmup"] = warmup
     return clamps
+
+
+def bounds_of(state: Baseline) -> tuple[float, float]:
+    """Return the bounds of z for scoring, rounded; the same tuple until they change."""
+    bounds = state.bounds
+    if bounds is None:
+        bounds = state.bounds = (round12(state.clamp_lo), round12(state.clamp_hi))
+    return bounds
 
 
 def confidence(n: int, plan: Plan) -> Confidence:

@@ -20,8 +20,13 @@ PACKAGE = "operators"
 # included.
 UNITS: dict[str, tuple[str, ...]] = {
     "kernel": ("kernel.py", "kernel.pxd", "ticks.pxi"),
-    "frames": ("frames.pyx", "ticks.pxi"),  # without it operators/wire.py reads all frames
+    "frames": (
+        "frames.pyx",
+        "ticks.pxi",
+        "decimals.pxi",
+    ),  # without it operators/wire.py reads all frames
     "scans": ("scans.py", "scans.pxd"),
+    "lines": ("lines.pyx", "decimals.pxi"),  # without it dataflows/importing reads all lines
     "rows": ("rows.pyx",),  # without it operators/publish.py writes all rows
 }
 STEM = "_compiled_"

@@ -140,7 +140,8 @@ class Normalize:
         baselines: tuple[BaselineState, ...] = ()
         if phase.final or phase.alone:
             state.undo = None
-            rows += self._longer(state, item)
+            if phase.final:
+                rows += self._longer(state, item)
             if state.reported:
                 state.resets, state.reported = [], False
             if self._hands_out and _is_due(state, item):
@@ -167,7 +168,9 @@ class Normalize:
         if count:
             state.warm = WarmStart(label, newest_ms, count)
             for own in state.tfs.values():
-                self._read_medians(own, label)
+                for feature, gate in (("vol", own.volume), ("spread", own.spread)):
+                    baseline, least = own.baselines.get(feature), self._robust.min_samples
+                    kernel.read_median(gate, baseline, label % HOUR_MS == 0, least)
 
     # --- the minute --------------------------------------------------------------------------
 
@@ -178,8 +181,7 @@ class Normalize:
             take_back(state, own, label)
         state.symbol = bar.symbol
         state.undo = undo = undo_of(state, own) if undone else None
-        columns: Columns = fixed.blank.copy()
-        columns |= bar.columns
+        columns: Columns = fixed.blank | bar.columns
         self._look_back(state, own, label, columns)
         clamps = self._complete(own, fixed, label, columns, undo, bar.columns)
         own.parts.append(self._folder.part_of_minute(label, columns))
@@ -212,8 +214,7 @@ class Normalize:
             folded, reasons = self._folder.fold(
                 parts, label, expected=count, part_min=TIMEFRAME_MIN[part_tf]
             )
-            columns: Columns = fixed.blank.copy()
-            columns |= folded
+            columns: Columns = fixed.blank | folded
             columns["dq_status"], columns["dq_reasons"] = grade(reasons)
             columns["ingest_ts"] = iso(item.phase.clock_ms)
             columns["ingest_lag_ms"] = item.phase.clock_ms - label
@@ -268,10 +269,21 @@ class Normalize:
         volume, spread = own.volume, own.spread
         if volume.day != day or spread.day != day:
             self._settle(own, day)
-        kernel.gates(columns, volume.median, spread.median, self._limits)
-        clamps = self._normalise(own, fixed, label, columns, undo, given)
-        kernel.strength(columns, self._limits)
-        self._read_medians(own, label)
+        if len(own.baselines) < len(fixed.entries):
+            for entry in fixed.entries:
+                own.baselines.setdefault(entry.name, fresh(self._robust))
+        clamps = kernel.complete(
+            own.baselines,
+            fixed.entries,
+            columns,
+            given,
+            label,
+            None if undo is None else undo.checkpoints,
+            volume,
+            spread,
+            self._limits,
+            self._robust.min_samples,
+        )
         if columns["dq_status"] != DQ_STALE:
             _count(own, day, columns, undo)
         columns["feature_pack"] = self._features.feature_pack
@@ -315,38 +327,6 @@ class Normalize:
                 gate.day = day
                 gate.settled = gate.counts.median(day, days)
                 gate.counts.forget(day - days - 1)  # one more than needed, for an amendment
-
-    def _read_medians(self, own: TfState, label: int) -> None:
-        """Take the sketches' medians, for the minutes to come.
-
-        Every bar until the baseline is warm, then hourly.
-        """
-        hourly, least = label % HOUR_MS == 0, self._robust.min_samples
-        for feature, gate in (("vol", own.volume), ("spread", own.spread)):
-            baseline = own.baselines.get(feature)
-            if baseline is None or baseline.n == 0:
-                continue
-            if hourly or baseline.n <= least or gate.recent is None:
-                gate.recent = baseline.sketch.quantile(0.5)
-
-    # --- baselines ---------------------------------------------------------------------------
-
-    def _normalise(
-        self,
-        own: TfState,
-        fixed: _Tf,
-        label: int,
-        columns: Columns,
-        undo: Undo | None,
-        given: Columns,
-    ) -> dict[str, tuple[float, float]]:
-        """Fill z, q and the audit columns; return the scorer's clamp bounds by z column."""
-        if len(own.baselines) < len(fixed.entries):
-            for entry in fixed.entries:
-                if entry.name not in own.baselines:
-                    own.baselines[entry.name] = fresh(self._robust)
-        checkpoints = None if undo is None else undo.checkpoints
-        return kernel.normalise(own.baselines, fixed.entries, columns, given, label, checkpoints)
 
 
 # --- helpers -------------------------------------------------------------------------------------

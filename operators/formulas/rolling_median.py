@@ -13,7 +13,7 @@ from math import ldexp
 import msgspec
 
 from operators.kernel import COUNTS_PER_OCTAVE as PER_OCTAVE
-from operators.kernel import bin_of, count_in
+from operators.kernel import bin_of, count_in, count_today
 
 __all__ = ["PER_OCTAVE", "X_MAX", "DailyCounts", "Day", "bin_of", "edges"]
 
@@ -70,20 +70,16 @@ class DailyCounts(msgspec.Struct, array_like=True):
     def add(self, x: float, day: int) -> None:
         """Count a value of a day. x : >= 0, below X_MAX; day : UTC day number."""
         assert 0.0 <= x < X_MAX, f"counts take values from 0 to {X_MAX}, got {x!r}"
-        days = self.days
-        if days and days[-1].day == day:  # as nearly always: today
-            counted = days[-1]
-        else:
-            at = self._at(day)
-            if at == len(days) or days[at].day != day:
-                days.insert(at, Day(day))
-            counted = days[at]
+        if count_today(self.days, x, day):
+            return
+        at = self._at(day)
+        if at == len(self.days) or self.days[at].day != day:
+            self.days.insert(at, Day(day))
+        counted = self.days[at]
         if x == 0.0:
             counted.zeros += 1
         else:
-            keys, counts = counted.keys, counted.counts
-            if isinstance(keys, bytes) or isinstance(counts, bytes):
-                keys, counts = counted.open()
+            keys, counts = counted.open()
             count_in(keys, counts, x)
 
     def remove(self, x: float, day: int) -> None:
