@@ -239,11 +239,11 @@ class _Sparse(Context):
 
     def frame(self, state: ContextState, tf: str, phase: Phase) -> Frame:
         """Return the frame of a timeframe."""
-        return self._frame(state, tf, phase)
+        return self._frame(state, tf, phase, universe.members(state.universe))
 
     def joined(self, state: ContextState, item: RowItem) -> tuple[Row, ...]:
         """Return rows with their membership."""
-        self._give_membership(state, (item,))
+        self._give_membership(state, [item], universe.members(state.universe))
         return item.rows
 
 

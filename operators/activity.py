@@ -8,17 +8,14 @@ so that they depend on the window alone.  Build plan 6.4, 7.2, 7.6; design D5.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from operators.formulas.elementary import median
 from operators.lattice import MINUTE_MS
 from operators.records import Row
 from operators.scans import (
-    UNKNOWN,
-    first_after,
+    medians_since,
     remember_minute,
     remember_minutes,
     sums_since,
@@ -119,25 +116,7 @@ def open_interests(
     shorter than l2_min therefore moves nobody's rank much.
     """
     since_ms = label_ms - policy.l2_min * MINUTE_MS
-    return {uid: _median_since(state.past.get(uid), since_ms) for uid in uids}
-
-
-def _median_since(past: Past | None, since_ms: int) -> float | None:
-    if past is None:
-        return None
-    lately = _after(past.interests, past.newest_ms, since_ms)
-    if lately.count(UNKNOWN) == len(lately):  # an asset without the feed
-        return None
-    ordered = sorted(lately)
-    unknown = bisect_left(ordered, 0.0)
-    known = ordered[unknown:] if unknown else ordered
-    return median(known) if known else None
-
-
-def _after(values: list[float], newest_ms: int, since_ms: int) -> list[float]:
-    """Return the values of the minutes labelled after `since_ms`."""
-    first = first_after(len(values), newest_ms, since_ms)
-    return values[first:] if first else values
+    return medians_since(state.past, uids, since_ms)
 
 
 def dead(state: Activity, volumes: Mapping[int, float], policy: UniversePolicy) -> frozenset[int]:

@@ -7,8 +7,6 @@ next revision but never moves membership (design D13, D14).  Build plan 6, 7; de
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import msgspec
 
 from operators import activity, rotation, scans, universe
@@ -121,7 +119,7 @@ class Context:
     ) -> list[MarketPhase | ScoreItem]:
         if not phase.final:
             state.last, state.revisions, state.spiked, state.approx = {}, {}, {}, False
-        marked = [pair for item in items for pair in _pairs(item)]
+        marked = _marked(items)
         minutes = [row for row, _ in marked if row.tf == MINUTE_TF]
         activity.remember_all(state.activity, minutes, self._policy)
         rotation.observe_minutes(state.rotation, minutes)
@@ -130,18 +128,19 @@ class Context:
                 self._observe_step(state, row)
         volumes = {} if phase.final else self._volumes(state, phase, minutes)
         moved = () if phase.final else step_tiers(state.tiers, volumes, self._policy)
+        spiked = state.spiked
         for row, candidates in marked:
             if row.tf == MINUTE_TF:
-                state.spiked[row.asset_uid] = candidates != () and self._is_spiked(
-                    state, row, candidates
-                )
+                uid = row.asset_uid
+                spiked[uid] = candidates != () and self._is_spiked(state, row, candidates)
                 state.approx = state.approx or candidates is None
         audit = Audit()
         if not phase.final:
             audit = self._move_membership(state, phase, marked, volumes, moved)
-        self._give_membership(state, items)
+        members = universe.members(state.universe)
+        self._give_membership(state, items, members)
         frames = tuple(
-            [self._frame(state, tf, phase) for tf in sorted({row.tf for row, _ in marked})]
+            [self._frame(state, tf, phase, members) for tf in sorted({row.tf for row, _ in marked})]
         )
         told = [item for item in items if self._is_scored(state, item)]
         share = msgspec.structs.replace(phase, n_assets=len(told))
@@ -277,26 +276,20 @@ class Context:
         spiked = [uid for uid, is_spiked in state.spiked.items() if is_spiked]
         return len([uid for uid in spiked if universe.is_covered(state.universe, uid)])
 
-    def _give_membership(self, state: ContextState, items: Iterable[RowItem]) -> None:
+    def _give_membership(
+        self, state: ContextState, items: list[RowItem], members: frozenset[int]
+    ) -> None:
         """Give each row its asset's membership, in its own columns: from here on it is the newest
         of its timeframe."""
-        coverage, last = state.universe, state.last
-        inside, hot, revision = universe.members(coverage), coverage.hot, coverage.revision
-        for item in items:
-            uid = item.asset_uid
-            for row in item.rows:
-                columns = row.columns
-                columns["is_in_universe"] = uid in inside
-                columns["is_hot"] = uid in hot
-                columns["universe_rev"] = revision
-                last.setdefault(row.tf, {})[uid] = row
+        coverage = state.universe
+        scans.give_membership(items, members, coverage.hot, coverage.revision, state.last)
 
     # --- the frame ---------------------------------------------------------------------------
 
-    def _frame(self, state: ContextState, tf: str, phase: Phase) -> Frame:
-        label = phase.minute_ms
-        rows = [state.last[tf][uid] for uid in sorted(state.last[tf])]
-        inside = universe.covered(state.universe)
+    def _frame(self, state: ContextState, tf: str, phase: Phase, members: frozenset[int]) -> Frame:
+        label, newest = phase.minute_ms, state.last[tf]
+        rows = [newest[uid] for uid in sorted(newest)]
+        inside = members.union(state.universe.hot)
         covered = [row for row in rows if row.asset_uid in inside]
         eligible = [row for row in covered if row.columns["dq_status"] == DQ_OK]
         rs_score = self._naming.stored("rs_score_m_5", tf)
@@ -314,7 +307,7 @@ class Context:
             "vol_dispersion_m_5": self._dispersion(eligible, "z_vol_m_1"),
             "eligible_count": len(eligible),
             "excluded_count": len(covered) - len(eligible),
-            "universe_size": universe.size(state.universe),
+            "universe_size": len(members),
             "universe_rev": state.universe.revision,
             "time_to_next_funding_sec": seconds_to_next_hour(label),
         }
@@ -392,13 +385,18 @@ class Context:
 # --- helpers -------------------------------------------------------------------------------------
 
 
-def _pairs(item: RowItem) -> list[Marked]:
-    """Return an item's rows, each with its candidates."""
-    if item.rows and not item.candidates:
-        return [(row, None) for row in item.rows]
-    if len(item.rows) == 1:
-        return [(item.rows[0], item.candidates[0])]
-    return list(zip(item.rows, item.candidates, strict=True))
+def _marked(items: list[RowItem]) -> list[Marked]:
+    """Return the rows of some items, each with its candidates."""
+    marked: list[Marked] = []
+    for item in items:
+        rows, candidates = item.rows, item.candidates
+        if len(rows) == 1 and candidates:  # nearly every item
+            marked.append((rows[0], candidates[0]))
+        elif candidates:
+            marked += zip(rows, candidates, strict=True)
+        else:
+            marked += [(row, None) for row in rows]
+    return marked
 
 
 def _migrate(state: ContextState) -> None:

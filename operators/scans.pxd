@@ -21,6 +21,17 @@ cpdef long long first_after(long long count, long long newest_ms, long long sinc
 @cython.locals(past=object, volumes=list)
 cpdef dict sums_since(dict known, object uids, long long since_ms)
 
+@cython.locals(past=object, interests=list, medians=dict, held=list, first=Py_ssize_t)
+cpdef dict medians_since(dict known, object uids, long long since_ms)
+
+@cython.locals(number=double, i=Py_ssize_t, found=list)
+cpdef list known_from(list interests, Py_ssize_t start)
+
+@cython.locals(columns=dict, newest=dict)
+cpdef object give_membership(
+    list items, frozenset inside, dict hot, object revision, dict last
+)
+
 @cython.locals(
     newest_ms="long long", volumes=list, interests=list, missing="long long", before="long long"
 )

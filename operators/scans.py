@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable  # plain form only
 from typing import Any  # plain form only
 
 from operators import native  # plain form only
+from operators.kernel import median
 from operators.lattice import MINUTE_MS
 from operators.verdicts import DQ_OK, DQ_STALE
 
@@ -56,6 +57,41 @@ def sums_since(known: dict[int, Any], uids: Iterable[int], since_ms: int) -> dic
         volumes = past.volumes
         sums[uid] = total(volumes, first_after(len(volumes), past.newest_ms, since_ms))
     return sums
+
+
+def medians_since(
+    known: dict[int, Any], uids: Iterable[int], since_ms: int
+) -> dict[int, float | None]:
+    """Return by asset the median of the open interest of the minutes labelled after `since_ms`,
+    over those that know it; NULL if none does.
+
+    known : as in `sums_since`.
+    """
+    medians: dict[int, float | None] = {}
+    for uid in uids:
+        past = known.get(uid)
+        medians[uid] = None
+        if past is not None:
+            interests = past.interests
+            first = first_after(len(interests), past.newest_ms, since_ms)
+            held = known_from(interests, first)
+            if held:
+                medians[uid] = median(held)
+    return medians
+
+
+def known_from(interests: list[float], start: int) -> list[float]:
+    """Return the values from a place on that are not UNKNOWN.
+
+    >>> known_from([5.0, 1.0, -1.0, 0.0], 1)
+    [1.0, 0.0]
+    """
+    found = []
+    for i in range(start, len(interests)):
+        number = interests[i]
+        if number >= 0.0:
+            found.append(number)
+    return found
 
 
 def remember_minute(
@@ -142,6 +178,30 @@ def remember_strengths(
             del labels[-1], scores[-1]
         labels.append(label_ms)
         scores.append(columns["rs_score_m_5"])
+
+
+def give_membership(
+    items: list[Any],
+    inside: Iterable[int],
+    hot: dict[int, Any],
+    revision: int,
+    last: dict[str, dict[int, Any]],
+) -> None:
+    """Write the membership of its asset into each row, and take it as the newest of its timeframe
+    (`context.ContextState.last`)."""
+    for item in items:
+        uid = item.asset_uid
+        is_inside = uid in inside
+        is_hot = uid in hot
+        for row in item.rows:
+            columns = row.columns
+            columns["is_in_universe"] = is_inside
+            columns["is_hot"] = is_hot
+            columns["universe_rev"] = revision
+            newest = last.get(row.tf)
+            if newest is None:
+                newest = last[row.tf] = {}
+            newest[uid] = row
 
 
 def floats_of(rows: list[Any], name: str) -> list[float]:

@@ -329,11 +329,6 @@ def is_covered(state: UniverseState, uid: int) -> bool:
     return uid in state.hot or is_member(state, uid)
 
 
-def covered(state: UniverseState) -> frozenset[int]:
-    """Return the assets that are listened to."""
-    return members(state).union(state.hot)
-
-
 def members(state: UniverseState) -> frozenset[int]:
     """Return the members of the universe."""
     return frozenset([uid for uid, member in state.members.items() if member.since_ms])

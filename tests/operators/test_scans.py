@@ -13,7 +13,7 @@ from bench import forms
 from operators import contract, native, scans
 from operators.activity import Past
 from operators.lattice import MINUTE_MS
-from operators.records import Row
+from operators.records import Phase, Row, RowItem
 from operators.rotation import Strength
 
 PLAIN = forms.module("operators.scans", "plain")
@@ -108,6 +108,7 @@ def after(form: Any, made: list[Any]) -> tuple[Any, ...]:
         form.remember_strengths(strengths, rows, Strength, 4 * MINUTE_MS)
         for since in (label - 3 * MINUTE_MS, label - 90_000, label, label + 90_000, 0):
             said.append(form.sums_since(past, (0, 1, 2), since))
+            said.append(form.medians_since(past, (0, 1, 2), since))
         found = form.floats_of(rows, "v_total_m_1")
         said += [found, form.squares(found, 0.1)]
     return past, strengths, repr(said)
@@ -117,6 +118,23 @@ def after(form: Any, made: list[Any]) -> tuple[Any, ...]:
 def test_property_both_forms_remember_the_same_minutes(made: list[Any]) -> None:
     """Windows, streaks and sums, to the bit, with holes and amendments."""
     assert len({repr(after(form, made)) for form in FORMS}) == 1
+
+
+def test_membership_is_written_into_rows_and_the_newest_are_kept() -> None:
+    """In both forms, for members, hot assets and others, beside what was known of others."""
+    for form in FORMS:
+        rows = [Row(uid, "BTC", tf, MINUTE_MS, 0, {}) for uid in (0, 1, 2) for tf in ("1m", "15m")]
+        phase = Phase(MINUTE_MS, False, 3, MINUTE_MS)
+        items = [RowItem(phase, uid, tuple(rows[2 * uid : 2 * uid + 2])) for uid in (0, 1, 2)]
+        other = Row(7, "ETH", "1m", MINUTE_MS, 0, {})
+        last: dict[str, dict[int, Row]] = {"1m": {7: other}}
+        form.give_membership(items, frozenset({0, 7}), {1: None}, 5, last)
+        given_columns = [list(row.columns.values()) for row in rows[::2]]
+        assert given_columns == [[True, False, 5], [False, True, 5], [False, False, 5]]
+        assert list(rows[1].columns) == ["is_in_universe", "is_hot", "universe_rev"]
+        assert last == {"1m": {7: other, 0: rows[0], 1: rows[2], 2: rows[4]}} | {
+            "15m": {0: rows[1], 1: rows[3], 2: rows[5]}
+        }
 
 
 def test_minutes_go_forward() -> None:
