@@ -8,6 +8,7 @@ run appends to it. Design 6, 7.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -37,14 +38,36 @@ class TopicError(Exception):
     """A topic file does not fit the recovery state; the message says what to do."""
 
 
+class Written:
+    """Lines, bytes and SHA-256 of what was written to a file."""
+
+    def __init__(self) -> None:
+        self.lines = self.size = 0
+        self.sha256 = hashlib.sha256()
+
+    def add(self, text: bytes, lines: int) -> None:
+        """Take the next lines, each with its newline."""
+        self.lines += lines
+        self.size += len(text)
+        self.sha256.update(text)
+
+
 class NdjsonFile:
     """An append-only file of lines.
 
     resume : offset of an earlier snapshot; the file is cut there. append : without `resume`, keep
-    what an existing file holds (live) rather than replace it (replay).
+    what an existing file holds (live) rather than replace it (replay). written : is told of the
+    lines, but not of those that are there already.
     """
 
-    def __init__(self, path: Path, resume: int | None = None, *, append: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        resume: int | None = None,
+        *,
+        append: bool,
+        written: Written | None = None,
+    ) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         size = path.stat().st_size if path.exists() else 0
         if resume is not None and resume > size:
@@ -55,16 +78,19 @@ class NdjsonFile:
         self._file = path.open("r+b" if path.exists() else "w+b")
         if resume is None:
             resume = self._end_of_lines(size) if append else 0
+        self._written = written
         self._file.truncate(resume)
         self._file.seek(resume)
 
     def append(self, lines: Iterable[bytes]) -> None:
         """Write lines, given without newline, in their order."""
-        text = b"\n".join(lines)
+        given = [*lines, b""]
+        text = b"\n".join(given)
         if text:
             self._file.write(text)
-            self._file.write(b"\n")
             self._file.flush()
+            if self._written is not None:
+                self._written.add(text, len(given) - 1)
 
     def offset(self) -> int:
         """Return where the next line starts, with everything before it on stable storage."""
@@ -125,22 +151,30 @@ class LinesSink(OnePartitionSink[_Item, Offsets]):
     """Appends lines of each item to some files; items are ("0", item).
 
     paths : by name, which is also that of the file's offset in the recovery state. takes : the
-    lines of an item by the same names.
+    lines of an item by the same names. written : what is told of them, by the same names.
     """
 
     def __init__(
-        self, paths: Mapping[str, Path], takes: Mapping[str, Take[_Item]], *, append: bool
+        self,
+        paths: Mapping[str, Path],
+        takes: Mapping[str, Take[_Item]],
+        *,
+        append: bool,
+        written: Mapping[str, Written] | None = None,
     ) -> None:
         self._paths = paths
         self._takes = takes
         self._append = append
+        self._written = written or {}
 
     def build_part(
         self, step_id: str, for_part: str, resume_state: Offsets | None
     ) -> StatefulSinkPartition[_Item, Offsets]:
         at = resume_state or {}
         files = {
-            name: NdjsonFile(path, at.get(name), append=self._append)
+            name: NdjsonFile(
+                path, at.get(name), append=self._append, written=self._written.get(name)
+            )
             for name, path in self._paths.items()
         }
         return _Lines(files, self._takes)
@@ -168,8 +202,14 @@ class RowsAndFramesSink(LinesSink[MarketPhase]):
     paths : by product, `rows`, `frames` and `audit`; what has no path is not written.
     """
 
-    def __init__(self, paths: Mapping[str, Path], *, append: bool) -> None:
-        super().__init__(paths, MARKET_LINES, append=append)
+    def __init__(
+        self,
+        paths: Mapping[str, Path],
+        *,
+        append: bool,
+        written: Mapping[str, Written] | None = None,
+    ) -> None:
+        super().__init__(paths, MARKET_LINES, append=append, written=written)
 
 
 class EventsSink(LinesSink[Published]):
@@ -180,5 +220,11 @@ class EventsSink(LinesSink[Published]):
     here.
     """
 
-    def __init__(self, paths: Mapping[str, Path], *, append: bool) -> None:
-        super().__init__(paths, PUBLISHED_LINES, append=append)
+    def __init__(
+        self,
+        paths: Mapping[str, Path],
+        *,
+        append: bool,
+        written: Mapping[str, Written] | None = None,
+    ) -> None:
+        super().__init__(paths, PUBLISHED_LINES, append=append, written=written)

@@ -1,5 +1,6 @@
 """Topic files are exact after a restart; the console prints a line a minute and one per event."""
 
+import hashlib
 import io
 import itertools
 from datetime import timedelta
@@ -26,6 +27,7 @@ from dataflows.connectors.topics import (
     NdjsonFile,
     RowsAndFramesSink,
     TopicError,
+    Written,
 )
 from operators.publish import event_json, frame_json, row_json, suppression_json
 from operators.records import Frame, MarketPhase, Phase, Published, Row, Suppression
@@ -276,3 +278,15 @@ def test_lines_are_json(tmp_path: Path) -> None:
     part.close()
     found = [orjson.loads(line) for line in (tmp_path / "e").read_bytes().splitlines()]
     assert [event["severity"] for event in found] == [1, 2, 3]
+
+
+def test_what_is_written_is_told_as_it_lies_in_the_file(tmp_path: Path) -> None:
+    """Lines, bytes and digest of all batches together; empty ones are none."""
+    path, written = tmp_path / "topic.ndjson", Written()
+    file = NdjsonFile(path, append=False, written=written)
+    for lines in ([b"a", b"b"], [], iter([b"c"])):
+        file.append(lines)
+    file.close()
+    text = path.read_bytes()
+    assert (text, written.lines, written.size) == (b"a\nb\nc\n", 3, 6)
+    assert written.sha256.hexdigest() == hashlib.sha256(text).hexdigest()
