@@ -9,6 +9,7 @@ them side by side).  Build plan 5.6, 9; design 5.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from operator import itemgetter
 
 from operators.expressions import FAILURES, PYTHON_NAMES, Expression
 from operators.naming import Naming
@@ -18,6 +19,7 @@ from packs.loader import Detector, Packs
 from packs.schema import MINUTE_TF, Timeframe
 
 FLAG_PREFIX = "is_"
+SYMBOL = "symbol"
 _GLOBALS = {**PYTHON_NAMES, "FAILURES": FAILURES, "DQ_OK": DQ_OK}
 
 # (columns, symbol, count of NULLs by detector) -> which fired
@@ -49,9 +51,11 @@ class Marks:
             if column.family == "flag" and detector is not None:
                 stored[column.name] = naming.stored(column.name, tf)
                 flags[column.name] = detector.trigger
-        text = _Text(tf, naming, flags, stored, self.detectors).text()
+        made_of = _Text(tf, naming, flags, stored, self.detectors)
+        text = made_of.text()
+        known = {**_GLOBALS, "read": itemgetter(*made_of.reads)}
         made: dict[str, SetFlags] = {}
-        exec(compile(text, f"<marks of {tf}>", "exec"), dict(_GLOBALS), made)
+        exec(compile(text, f"<marks of {tf}>", "exec"), known, made)
         self.set_flags = made["set_flags"]
 
     def seen(self, hit: int, row: Row) -> Columns:
@@ -93,16 +97,31 @@ class _Text:
             self._detector(number, detector)
 
     def text(self) -> str:
-        """Return the text of the whole."""
-        reads = [f"    {variable} = {self._source(name)}" for name, variable in self._read.items()]
-        head = ["def set_flags(columns, symbol, nulls):", "    get = columns.get"]
-        return "\n".join([*head, *reads, "    hits = []", *self._lines, "    return hits", ""])
+        """Return the text of the whole. `read` gives the columns of `reads`, in one go."""
+        variables = [self._read[name] for name in self._plain()]
+        reads = [
+            f"        {v} = get({name!r})" for v, name in zip(variables, self.reads, strict=True)
+        ]
+        head = [
+            "def set_flags(columns, symbol, nulls):",
+            f"    try: {', '.join(variables)}, = read(columns)",
+            "    except KeyError:",  # the row does not carry all of them
+            "        get = columns.get",
+            *reads,
+        ]
+        if SYMBOL in self._read:
+            head.append(f"    {self._read[SYMBOL]} = columns.get({SYMBOL!r}, symbol)")
+        return "\n".join([*head, "    hits = []", *self._lines, "    return hits", ""])
 
-    def _source(self, name: str) -> str:
-        """Return where a column comes from, as `Naming.view` has it."""
-        if self._tf != MINUTE_TF:
-            name = self._naming.stored(name, self._tf)
-        return "get('symbol', symbol)" if name == "symbol" else f"get({name!r})"
+    @property
+    def reads(self) -> list[str]:
+        """Return the columns that are read, as rows store them; at least two."""
+        if self._tf == MINUTE_TF:
+            return self._plain()
+        return [self._naming.stored(name, self._tf) for name in self._plain()]
+
+    def _plain(self) -> list[str]:
+        return [name for name in self._read if name != SYMBOL]
 
     def _column(self, name: str) -> str:
         """Return the variable of a column of the row as it came."""
