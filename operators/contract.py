@@ -18,7 +18,7 @@ import msgspec
 import orjson
 from msgspec import Meta, Struct
 
-from operators.scans import has_strays
+from operators.strays import has_strays
 
 CONTRACT_VERSION = "0.1"
 # Ten times a usual event; with all 140 columns a detector may name it is still below 12 KB. Brokers

@@ -26,6 +26,7 @@ UNITS: dict[str, tuple[str, ...]] = {
         "decimals.pxi",
     ),  # without it operators/wire.py reads all frames
     "scans": ("scans.py", "scans.pxd"),
+    "strays": ("strays.py", "strays.pxd"),
     "lines": ("lines.pyx", "decimals.pxi"),  # without it dataflows/importing reads all lines
     "rows": ("rows.pyx",),  # without it operators/publish.py writes all rows
 }

@@ -12,9 +12,6 @@ cpdef double total(list values, Py_ssize_t start)
 @cython.locals(number=double)
 cpdef bint is_finite(object value)
 
-@cython.locals(number=double)
-cpdef bint has_strays(dict value, dict known) except -1
-
 @cython.locals(after="long long")
 cpdef long long first_after(long long count, long long newest_ms, long long since_ms)
 

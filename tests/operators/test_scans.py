@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import forms
-from operators import contract, native, scans
+from operators import native, scans
 from operators.activity import Past
 from operators.lattice import MINUTE_MS
 from operators.records import Phase, Row, RowItem
@@ -45,27 +45,6 @@ def numbers(value: Any) -> list[float]:
 def test_property_finite_is_what_no_number_denies(form: Any, value: Any) -> None:
     """A number that is not finite is found however deep it is."""
     assert form.is_finite(value) is all(math.isfinite(number) for number in numbers(value))
-
-
-few = st.sampled_from("ab")
-known_names = st.recursive(
-    st.none(), lambda inner: st.dictionaries(few, inner, max_size=2), max_leaves=4
-).filter(lambda known: known is not None)
-objects = st.dictionaries(
-    few,
-    st.recursive(
-        st.one_of(st.none(), st.floats(), st.lists(st.floats(), max_size=2), st.just("x")),
-        lambda inner: st.dictionaries(few, inner, max_size=2),
-        max_leaves=6,
-    ),
-)
-
-
-@pytest.mark.parametrize("form", FORMS, ids=["plain", "compiled"])
-@given(value=objects, known=known_names)
-def test_property_strays_are_those_that_are_named(form: Any, value: Any, known: Any) -> None:
-    """There is one just where the contract has words for one."""
-    assert form.has_strays(value, known) is (contract._first_stray(value, known, "") is not None)
 
 
 @pytest.mark.parametrize("form", FORMS, ids=["plain", "compiled"])
