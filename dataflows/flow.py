@@ -51,9 +51,9 @@ def build(
 def build_from_bars(
     bars: Source[Any], packs: Packs, sinks: Sinks, run: Run | None = None
 ) -> Dataflow:
-    """Return the same flow, entered at normalisation."""
+    """Return the same flow, entered at normalisation; it has no recovery store."""
     flow = Dataflow("detector")
-    return _finish(flow, op.input("bars", flow, bars), packs, sinks, run)
+    return _finish(flow, op.input("bars", flow, bars), packs, sinks, run, stored=False)
 
 
 def _finish(
@@ -63,8 +63,11 @@ def _finish(
     sinks: Sinks,
     run: Run | None,
     warm: Warm | None = None,
+    *,
+    stored: bool = True,
 ) -> Dataflow:
-    deliver(judge(rows_of(bars, packs, sinks.baselines, warm), packs, run), sinks)
+    rows = rows_of(bars, packs, sinks.baselines, warm, stored=stored)
+    deliver(judge(rows, packs, run), sinks)
     return flow
 
 
@@ -73,12 +76,14 @@ def rows_of(
     packs: Packs,
     stores: Mapping[str, Sink[Any]],
     warm: Warm | None = None,
+    *,
+    stored: bool = True,
 ) -> KeyedStream[RowItem]:
     """Return rows with candidates; the baselines behind them go to `stores` once an hour.
 
-    warm : as in `build`.
+    warm : as in `build`. stored : there may be a recovery store.
     """
-    rows = normalize(bars, packs, hands_out=bool(stores), warm=warm)
+    rows = normalize(bars, packs, hands_out=bool(stores), warm=warm, stored=stored)
     if stores:
         handed = baselines(rows)
         for name, sink in stores.items():

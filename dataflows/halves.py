@@ -7,17 +7,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import bytewax.operators as op
 from bytewax.operators import KeyedStream
 
 from dataflows.version import GIT_COMMIT, PRODUCER
 from operators.assemble import Assemble, AssemblyCodec
+from operators.bases import BaseCodec, Bases, KeepBase, Taken
 from operators.budget import Budget, BudgetState
 from operators.context import Context, ContextState
 from operators.detect import Detect
-from operators.engine import ALL, Packed, rekey, stateful, to_all
+from operators.engine import ALL, Packed, in_parts, rekey, stateful, to_all
 from operators.join import by_phase
 from operators.modes import Run
 from operators.normalize import Normalize, Warm
@@ -44,12 +45,26 @@ def assemble(ticks: KeyedStream[Ticks | Boundary], packs: Packs) -> KeyedStream[
 
 
 def normalize(
-    bars: KeyedStream[BarItem], packs: Packs, *, hands_out: bool = False, warm: Warm | None = None
+    bars: KeyedStream[BarItem],
+    packs: Packs,
+    *,
+    hands_out: bool = False,
+    warm: Warm | None = None,
+    stored: bool = True,
 ) -> KeyedStream[RowItem]:
     """Normalise bars into rows; hands_out : once an hour with the baselines behind them; warm :
-    the baselines that assets without a state begin with."""
+    the baselines that assets without a state begin with; stored : there may be a recovery store,
+    which is written in parts (operators/bases.py)."""
     step = Normalize(packs, hands_out=hands_out, warm=warm)
-    rows: KeyedStream[RowItem] = stateful("normalize", bars, step, step.codec())
+    rows: KeyedStream[RowItem]
+    if not stored:
+        rows = stateful("normalize", bars, step, step.codec())
+        return rows
+    bases = Bases()
+    renewals = op.flat_map_batch("renewals", bars, bases.renewals)
+    taken: KeyedStream[Taken] = stateful("bases", renewals, KeepBase(), BaseCodec(bases))
+    both: KeyedStream[Any] = op.merge("bars-and-bases", bars, taken)
+    rows = in_parts("normalize", both, step, step.codec(), bases)
     return rows
 
 

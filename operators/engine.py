@@ -16,6 +16,10 @@ import msgspec
 from bytewax.dataflow import operator
 from bytewax.operators import KeyedStream, StatefulBatchLogic, V
 
+from operators.bases import Bases, Taken
+from operators.normal_state import NormaliseCodec, NormaliseState
+from operators.records import BarItem
+
 S = TypeVar("S")
 X_contra = TypeVar("X_contra", contravariant=True)
 Y = TypeVar("Y")
@@ -72,6 +76,72 @@ class _Logic(StatefulBatchLogic[Any, Any, bytes]):
 
     def snapshot(self) -> bytes:
         return self._codec.encode(self._state)
+
+
+class _InParts(_Logic):
+    """The logic of `normalize` where what it stores is a base and what came since."""
+
+    def __init__(
+        self,
+        step: Step[NormaliseState, BarItem, Any],
+        codec: NormaliseCodec,
+        state: NormaliseState,
+        bases: Bases,
+    ) -> None:
+        super().__init__(step, codec, state)
+        self._parts = codec
+        self._bases = bases
+        self._is_stored = False  # since the last base
+        self._waits = state.since is not None
+        if state.since is not None:
+            bases.made.pop(state.since.asset_uid, None)  # by a run that ended in this process
+
+    def on_batch(self, values: list[BarItem | Taken]) -> tuple[list[Any], bool]:
+        self._restore()
+        outputs: list[Any] = []
+        for value in values:
+            if isinstance(value, Taken):
+                self._parts.take_up(self._state, value.label_ms)
+                continue
+            outputs += self._step.step(self._state, value)
+            if self._is_stored:
+                base = self._parts.renew(self._state, value)
+                if base is not None:
+                    self._bases.made[base.asset_uid] = base
+                    self._is_stored = False
+        return outputs, StatefulBatchLogic.RETAIN
+
+    def on_eof(self) -> tuple[list[Any], bool]:
+        self._restore()
+        self._state.since = None  # `bases` is asked for what it does not hold any more
+        return [], StatefulBatchLogic.RETAIN
+
+    def snapshot(self) -> bytes:
+        self._is_stored = True
+        return super().snapshot()
+
+    def _restore(self) -> None:
+        if self._waits:
+            self._waits = False
+            base = self._bases.restored.pop(self._state.since.asset_uid, None)
+            self._parts.restore(self._state, base)
+
+
+@operator
+def in_parts(
+    step_id: str,
+    up: KeyedStream[Any],
+    step: Step[Any, Any, Any],
+    codec: NormaliseCodec,
+    bases: Bases,
+) -> KeyedStream[Any]:
+    """Run `normalize` for every key of the stream of bars and taken bases."""
+
+    def build(resumed: bytes | None) -> _InParts:
+        state = step.initial() if resumed is None else codec.decode(resumed)
+        return _InParts(step, codec, state, bases)
+
+    return op.stateful_batch("step", up, build)
 
 
 @operator

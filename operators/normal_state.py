@@ -28,14 +28,19 @@ from operators.baselines import (
     restore,
     stored_checkpoint,
 )
+from operators.bases import Base
 from operators.formulas.rolling_median import DailyCounts
 from operators.history import History
-from operators.lattice import day_of
-from operators.records import BaselineState
+from operators.inputs import Player, Rules
+from operators.lattice import MINUTE_MS, day_of, iso
+from operators.records import BarItem, BaselineState
 from operators.rollup import Part
 from packs.schema import MINUTE_TF, Timeframe
 
 STATE_VERSION = 4
+SINCE_VERSION = 5  # of a state that is stored without its baselines
+RENEWAL_MINUTES = 60
+RECORDS_MAX = 4 * RENEWAL_MINUTES  # of minutes since a base, in a stream without snapshots
 ALL = "all"  # in place of a timeframe or feature: the whole state was lost
 _CHECKSUM = Struct("<I")
 _MSGPACK = Struct(">BI")  # a kind of MessagePack, and how many follow
@@ -101,12 +106,27 @@ class WarmStart(msgspec.Struct, frozen=True):
     count: int
 
 
+class Since(msgspec.Struct):
+    """What the baselines of an asset were given since their base.
+
+    base_ms : label of the base in the store, 0 without one: then the whole state is stored.
+    logs : records by timeframe. handed_ms : label of a newer base on its way to the store, 0
+    without one; marks : how long the logs were when it was made. Neither is stored.
+    """
+
+    asset_uid: int
+    base_ms: int = 0
+    logs: dict[Timeframe, bytearray] = {}
+    handed_ms: int = 0
+    marks: dict[Timeframe, int] = {}
+
+
 class NormaliseState(msgspec.Struct):
     """Everything normalisation remembers of one asset.
 
     level, level_day : cumulative volume delta of the day. layout : of the parts, so that those of
     another pack are not misread. resets : baselines lost in storage. reported : a row said so.
-    warm : how it began, None if with nothing.
+    warm : how it began, None if with nothing. since : None where nobody stores the state in parts.
     """
 
     version: int = STATE_VERSION
@@ -119,6 +139,7 @@ class NormaliseState(msgspec.Struct):
     resets: list[Reset] = []
     reported: bool = False
     warm: WarmStart | None = None
+    since: Since | None = None
 
 
 def forget_parts(state: NormaliseState, layout: str) -> None:
@@ -211,9 +232,9 @@ def _checkpoint(_: type, stored: object) -> Checkpoint:
 
 
 class _Stored(msgspec.Struct):
-    """A state as it is stored: each baseline is bytes behind a checksum of its own.
+    """A state or a base as it is stored: each baseline is bytes behind a checksum of its own.
 
-    rest : everything else, behind a checksum.
+    rest : everything else, behind a checksum; of a base its rules.
     """
 
     rest: bytes
@@ -227,27 +248,47 @@ class _Version(msgspec.Struct):
 
 
 class NormaliseCodec:
-    """State to bytes and back. A damaged baseline starts anew and is reported with the next row."""
+    """State to bytes and back. A damaged baseline starts anew and is reported with the next row.
+
+    A state is whole, or what came since a base (operators/bases.py): that is read by `decode` and
+    `restore`, and has no baselines before the latter.
+    """
 
     def __init__(
-        self, robust: Robust, layout: str, known: Mapping[Timeframe, tuple[str, ...]]
+        self,
+        robust: Robust,
+        layout: str,
+        known: Mapping[Timeframe, tuple[str, ...]],
+        rules: Rules,
     ) -> None:
-        """known : the features that have a baseline, by timeframe."""
+        """known : the features that have a baseline, by timeframe. rules : how they move."""
         self._robust = robust
         self._layout = layout
         self._known = known
         self._decode = msgspec.msgpack.Decoder(_Stored).decode
         self._decode_version = msgspec.msgpack.Decoder(_Version).decode
         self._decode_rest = msgspec.msgpack.Decoder(NormaliseState, dec_hook=_checkpoint).decode
+        self._decode_rules = msgspec.msgpack.Decoder(Rules).decode
         self._encode = msgspec.msgpack.Encoder(enc_hook=stored_checkpoint).encode
+        self._rules = self._encode(rules)
 
     def encode(self, state: NormaliseState) -> bytes:
         """Return the bytes of a state: a `_Stored`, put together here, because it is large."""
+        since, undo = state.since, state.undo
         bare = {tf: replace(own, baselines={}) for tf, own in state.tfs.items()}
-        rest = self._encode(replace(state, tfs=bare))
+        if since is None or not since.base_ms:
+            rest = self._encode(replace(state, tfs=bare, since=None))
+            return self._stored(rest, state.tfs)
+        since = Since(since.asset_uid, since.base_ms, since.logs)
+        if undo is not None:  # what takes the newest record back is made again with it
+            undo = replace(undo, checkpoints={})
+        bare_state = replace(state, version=SINCE_VERSION, tfs=bare, undo=undo, since=since)
+        return self._stored(self._encode(bare_state), {})
+
+    def _stored(self, rest: bytes, tfs: Mapping[Timeframe, TfState]) -> bytes:
         pieces = [_MSGPACK.pack(_MAP, 2), self._encode("rest"), *_guarded(rest)]
-        pieces += self._encode("baselines"), _MSGPACK.pack(_MAP, len(state.tfs))
-        for tf, own in state.tfs.items():
+        pieces += self._encode("baselines"), _MSGPACK.pack(_MAP, len(tfs))
+        for tf, own in tfs.items():
             pieces += self._encode(tf), _MSGPACK.pack(_MAP, len(own.baselines))
             for name, found in own.baselines.items():
                 pieces += self._encode(name), *_guarded(body_of(found))
@@ -259,12 +300,19 @@ class NormaliseCodec:
             stored = self._decode(data)
             rest = _content(stored.rest)
             version = self._decode_version(rest).version
-            if version != STATE_VERSION:
+            if version not in (STATE_VERSION, SINCE_VERSION):
                 return self._lost(f"expected version {STATE_VERSION}, found {version}")
             state = self._decode_rest(rest)
         except (CorruptState, msgspec.DecodeError, UnicodeDecodeError) as error:
             return self._lost(str(error))
-        for tf, baselines in stored.baselines.items():
+        state.version = STATE_VERSION
+        if version == STATE_VERSION:
+            self._load(state, stored.baselines)
+        return state
+
+    def _load(self, state: NormaliseState, stored: dict[Timeframe, dict[str, bytes]]) -> None:
+        """Give a state its baselines."""
+        for tf, baselines in stored.items():
             for feature, guarded in baselines.items():
                 if tf not in state.tfs or feature not in self._known[tf]:
                     state.resets.append(Reset(tf, feature, "a name that nobody knows"))
@@ -277,7 +325,6 @@ class NormaliseCodec:
             kept = state.tfs[MINUTE_TF].baselines if MINUTE_TF in state.tfs else {}
             saved = state.undo.checkpoints
             state.undo.checkpoints = {name: saved[name] for name in saved if name in kept}
-        return state
 
     def _lost(self, reason: str) -> NormaliseState:
         return NormaliseState(layout=self._layout, resets=[Reset(ALL, ALL, reason)])
@@ -287,3 +334,62 @@ class NormaliseCodec:
         state.resets.append(Reset(tf, feature, reason))
         if state.undo is not None and tf == MINUTE_TF:
             state.undo.checkpoints.pop(feature, None)
+
+    # --- a base and what came since --------------------------------------------------------------
+
+    def renew(self, state: NormaliseState, item: BarItem) -> Base | None:
+        """Return a base of the state behind an item where it is time for one.
+
+        At once where there is none; else in one minute of the hour, that of the asset. Only where
+        nothing can be taken back any more, and never while one is on its way.
+        """
+        phase, uid, since = item.phase, item.asset_uid, state.since
+        if not (phase.final or phase.alone) or not state.symbol:
+            return None
+        if since is None:
+            state.since = since = Since(uid)
+        elif since.handed_ms or phase.minute_ms // MINUTE_MS % RENEWAL_MINUTES != (
+            uid % RENEWAL_MINUTES
+        ):
+            return None
+        assert state.undo is None, phase
+        since.handed_ms = phase.minute_ms
+        since.marks = {tf: len(log) for tf, log in since.logs.items()}
+        return Base(uid, phase.minute_ms, self._stored(self._rules, state.tfs))
+
+    def take_up(self, state: NormaliseState, label_ms: int) -> None:
+        """Refer to the base of a label from now on: the store has it with this epoch."""
+        since = state.since
+        if since is None or since.handed_ms != label_ms:  # the whole state is stored by now
+            return
+        for tf, mark in since.marks.items():
+            del since.logs[tf][:mark]
+        since.base_ms, since.handed_ms, since.marks = label_ms, 0, {}
+
+    def restore(self, state: NormaliseState, base: Base | None) -> None:
+        """Make the baselines of a state that `decode` read without them.
+
+        base : that of the store. Without the right one all baselines begin anew, and it is said.
+        """
+        since = state.since
+        assert since is not None
+        try:
+            if base is None or base.label_ms != since.base_ms:
+                raise CorruptState(f"the store lacks the baselines of {iso(since.base_ms)}")
+            stored = self._decode(base.content)
+            content = _content(stored.rest)
+            rules = self._decode_rules(content)
+        except (CorruptState, msgspec.DecodeError, UnicodeDecodeError) as error:
+            state.since = None
+            state.resets.append(Reset(ALL, ALL, str(error)))
+            return
+        self._load(state, stored.baselines)
+        for tf, log in since.logs.items():
+            own, known = state.tfs[tf].baselines, self._known[tf]
+            undo = Player(rules.tfs[tf], rules.robust).play(own, log)
+            for name in [name for name in own if name not in known]:  # of another pack
+                del own[name]
+            if state.undo is not None and tf == MINUTE_TF:
+                state.undo.checkpoints = {name: undo[name] for name in undo if name in known}
+        if content != self._rules:  # records to come would not be as those before
+            state.since = None

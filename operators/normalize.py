@@ -19,10 +19,12 @@ import msgspec
 from operators import kernel
 from operators.baselines import Baseline, Decay, Feature, Plan, Robust, fresh
 from operators.formulas.price import range_ratio, simple_return
+from operators.inputs import Recorder, Rule, Rules
 from operators.kernel import Entry, round12, rounded
 from operators.lattice import HOUR_MS, MINUTE_MS, day_of, iso
 from operators.normal_state import (
     ALL,
+    RECORDS_MAX,
     NormaliseCodec,
     NormaliseState,
     TfState,
@@ -80,19 +82,24 @@ class _Tf:
         self.read = itemgetter(*self.columns)
         self.blank: Columns = dict.fromkeys(self.columns)
         robust, warm = robust_of(features), features_in_use(packs, tf)
+        kept = [n for n in features.normalised if tf in n.tfs]
+        self.rules = tuple(
+            Rule(_feature_of(n), decay_of(n.decay or features.decay.of(tf)), n.sampled == HOURLY)
+            for n in kept
+        )
         self.entries = tuple(
             Entry(
-                Plan(_feature_of(n), decay_of(n.decay or features.decay.of(tf)), robust),
+                Plan(rule.feature, rule.decay, robust),
                 n.source,
                 (n.z, n.q, n.mean, n.scale, n.divisor),
                 None if n.z is None else self.names[n.z],
                 _raw_columns(n.source, features),
-                hourly=n.sampled == HOURLY,
+                hourly=rule.hourly,
                 warm=n.feature in warm,
             )
-            for n in features.normalised
-            if tf in n.tfs
+            for n, rule in zip(kept, self.rules, strict=True)
         )
+        self.recorder = Recorder(self.entries)
 
 
 class Normalize:
@@ -121,7 +128,8 @@ class Normalize:
         known = {
             tf: tuple(entry.name for entry in fixed.entries) for tf, fixed in self._tfs.items()
         }
-        return NormaliseCodec(self._robust, self._layout, known)
+        rules = Rules(self._robust, {tf: fixed.rules for tf, fixed in self._tfs.items()})
+        return NormaliseCodec(self._robust, self._layout, known, rules)
 
     def initial(self) -> NormaliseState:
         """Return the state of an asset that was never heard of."""
@@ -179,11 +187,15 @@ class Normalize:
         fixed, own, label = self._tfs[MINUTE_TF], state_of(state, MINUTE_TF), bar.exchange_ts_ms
         if bar.revision > 0 and not _is_lost(state, own):
             take_back(state, own, label)
+            if state.since is not None:
+                fixed.recorder.pop(state.since.logs[MINUTE_TF], label)
         state.symbol = bar.symbol
         state.undo = undo = undo_of(state, own) if undone else None
         columns: Columns = fixed.blank | bar.columns
         self._look_back(state, own, label, columns)
         clamps = self._complete(own, fixed, label, columns, undo, bar.columns)
+        if state.since is not None:
+            _record(state, fixed, label, columns)
         own.parts.append(self._folder.part_of_minute(label, columns))
         del own.parts[: -PARTS_KEPT[MINUTE_TF]]
         return self._row(state, fixed, bar.asset_uid, label, bar.revision, columns, clamps, bar)
@@ -221,6 +233,8 @@ class Normalize:
             self._recompute(state, own, fixed, label, columns)
             given = {name: value for name, value in folded.items() if value is not None}
             clamps = self._complete(own, fixed, label, columns, None, given)
+            if state.since is not None:
+                _record(state, fixed, label, columns)
             if tf in PARTS_KEPT:
                 own.parts.append(self._folder.part_of_bar(label, columns))
                 del own.parts[: -PARTS_KEPT[tf]]
@@ -330,6 +344,18 @@ class Normalize:
 
 
 # --- helpers -------------------------------------------------------------------------------------
+
+
+def _record(state: NormaliseState, fixed: _Tf, label: int, columns: Columns) -> None:
+    """Note what the baselines were given; after too many records the state is stored whole."""
+    since = state.since
+    assert since is not None
+    log = since.logs.get(fixed.tf)
+    if log is None:
+        log = since.logs[fixed.tf] = bytearray()
+    fixed.recorder.append(log, label, columns)
+    if fixed.recorder.count(log) > RECORDS_MAX:
+        state.since = None
 
 
 def _is_lost(state: NormaliseState, own: TfState) -> bool:
