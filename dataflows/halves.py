@@ -64,7 +64,7 @@ def normalize(
     renewals = op.flat_map_batch("renewals", bars, bases.renewals)
     taken: KeyedStream[Taken] = stateful("bases", renewals, KeepBase(), BaseCodec(bases))
     both: KeyedStream[Any] = op.merge("bars-and-bases", bars, taken)
-    rows = in_parts("normalize", both, step, step.codec(), bases)
+    rows = in_parts("normalize", both, step, bases)
     return rows
 
 

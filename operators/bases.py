@@ -24,16 +24,19 @@ import msgspec
 
 from operators.records import BarItem
 
-_HEAD = Struct("<qq")  # asset_uid, label
+_HEAD = Struct("<qq")  # asset_uid, number
 _CHECKSUM = Struct("<I")  # of the head: what follows has checksums of its own
 _CONTENT = _HEAD.size + _CHECKSUM.size
 
 
 class Base(msgspec.Struct, frozen=True):
-    """The baselines of an asset after the bar of a label, as they are stored."""
+    """The baselines of an asset, as they are stored.
+
+    number : of the phase where it was made; those of an asset differ.
+    """
 
     asset_uid: int
-    label_ms: int
+    number: int
     content: bytes
 
 
@@ -42,7 +45,7 @@ class Taken(msgspec.Struct, frozen=True):
     beside it."""
 
     asset_uid: int
-    label_ms: int
+    number: int
 
 
 class Bases:
@@ -81,7 +84,7 @@ class KeepBase:
     def step(self, state: Held, item: Base) -> list[Taken]:
         """Hold a base to be written."""
         state.base = item
-        return [Taken(item.asset_uid, item.label_ms)]
+        return [Taken(item.asset_uid, item.number)]
 
 
 class BaseCodec:
@@ -100,7 +103,7 @@ class BaseCodec:
         base, state.base = state.base, None
         if base is None:
             return b""
-        head = _HEAD.pack(base.asset_uid, base.label_ms)
+        head = _HEAD.pack(base.asset_uid, base.number)
         return b"".join((head, _CHECKSUM.pack(zlib.crc32(head)), base.content))
 
     def decode(self, data: bytes) -> Held:
@@ -108,6 +111,6 @@ class BaseCodec:
         asset will miss its base, and say so."""
         head = data[: _HEAD.size]
         if _CHECKSUM.pack(zlib.crc32(head)) == data[_HEAD.size : _CONTENT]:
-            asset_uid, label_ms = _HEAD.unpack(head)
-            self._bases.restored[asset_uid] = Base(asset_uid, label_ms, data[_CONTENT:])
+            asset_uid, number = _HEAD.unpack(head)
+            self._bases.restored[asset_uid] = Base(asset_uid, number, data[_CONTENT:])
         return Held()

@@ -16,8 +16,9 @@ import msgspec
 from bytewax.dataflow import operator
 from bytewax.operators import KeyedStream, StatefulBatchLogic, V
 
-from operators.bases import Bases, Taken
+from operators.bases import Base, Bases, Taken
 from operators.normal_state import NormaliseCodec, NormaliseState
+from operators.normalize import Normalize
 from operators.records import BarItem
 
 S = TypeVar("S")
@@ -83,33 +84,40 @@ class _InParts(_Logic):
 
     def __init__(
         self,
-        step: Step[NormaliseState, BarItem, Any],
+        step: Normalize,
         codec: NormaliseCodec,
         state: NormaliseState,
         bases: Bases,
     ) -> None:
         super().__init__(step, codec, state)
+        self._normalize = step
         self._parts = codec
         self._bases = bases
-        self._is_stored = False  # since the last base
+        self._is_stored = True  # since the last base; of a state that has just begun, perhaps
         self._waits = state.since is not None
         if state.since is not None:
             bases.made.pop(state.since.asset_uid, None)  # by a run that ended in this process
 
     def on_batch(self, values: list[BarItem | Taken]) -> tuple[list[Any], bool]:
         self._restore()
+        state, codec = self._state, self._parts
         outputs: list[Any] = []
         for value in values:
             if isinstance(value, Taken):
-                self._parts.take_up(self._state, value.label_ms)
+                codec.take_up(state, value.number)
                 continue
-            outputs += self._step.step(self._state, value)
-            if self._is_stored:
-                base = self._parts.renew(self._state, value)
-                if base is not None:
-                    self._bases.made[base.asset_uid] = base
-                    self._is_stored = False
+            if self._is_stored and state.since is None:
+                self._normalize.begin(state, value)
+                self._hand(codec.begin(state, value))
+            outputs += self._step.step(state, value)
+            if self._is_stored and state.since is not None:
+                self._hand(codec.renew(state, value))
         return outputs, StatefulBatchLogic.RETAIN
+
+    def _hand(self, base: Base | None) -> None:
+        if base is not None:
+            self._bases.made[base.asset_uid] = base
+            self._is_stored = False
 
     def on_eof(self) -> tuple[list[Any], bool]:
         self._restore()
@@ -131,11 +139,11 @@ class _InParts(_Logic):
 def in_parts(
     step_id: str,
     up: KeyedStream[Any],
-    step: Step[Any, Any, Any],
-    codec: NormaliseCodec,
+    step: Normalize,
     bases: Bases,
 ) -> KeyedStream[Any]:
-    """Run `normalize` for every key of the stream of bars and taken bases."""
+    """Run `normalize` for every key of a stream of bars and taken bases."""
+    codec = step.codec()
 
     def build(resumed: bytes | None) -> _InParts:
         state = step.initial() if resumed is None else codec.decode(resumed)

@@ -32,7 +32,7 @@ from operators.bases import Base
 from operators.formulas.rolling_median import DailyCounts
 from operators.history import History
 from operators.inputs import Player, Rules
-from operators.lattice import MINUTE_MS, day_of, iso
+from operators.lattice import MINUTE_MS, day_of
 from operators.records import BarItem, BaselineState
 from operators.rollup import Part
 from packs.schema import MINUTE_TF, Timeframe
@@ -109,15 +109,15 @@ class WarmStart(msgspec.Struct, frozen=True):
 class Since(msgspec.Struct):
     """What the baselines of an asset were given since their base.
 
-    base_ms : label of the base in the store, 0 without one: then the whole state is stored.
-    logs : records by timeframe. handed_ms : label of a newer base on its way to the store, 0
-    without one; marks : how long the logs were when it was made. Neither is stored.
+    base : number of that in the store, 0 without one: then the whole state is stored. logs :
+    records by timeframe. handed : number of a newer base on its way to the store, 0 without one;
+    marks : how long the logs were when it was made. Neither of these is stored.
     """
 
     asset_uid: int
-    base_ms: int = 0
+    base: int = 0
     logs: dict[Timeframe, bytearray] = {}
-    handed_ms: int = 0
+    handed: int = 0
     marks: dict[Timeframe, int] = {}
 
 
@@ -276,10 +276,10 @@ class NormaliseCodec:
         """Return the bytes of a state: a `_Stored`, put together here, because it is large."""
         since, undo = state.since, state.undo
         bare = {tf: replace(own, baselines={}) for tf, own in state.tfs.items()}
-        if since is None or not since.base_ms:
+        if since is None or not since.base:
             rest = self._encode(replace(state, tfs=bare, since=None))
             return self._stored(rest, state.tfs)
-        since = Since(since.asset_uid, since.base_ms, since.logs)
+        since = Since(since.asset_uid, since.base, since.logs)
         if undo is not None:  # what takes the newest record back is made again with it
             undo = replace(undo, checkpoints={})
         bare_state = replace(state, version=SINCE_VERSION, tfs=bare, undo=undo, since=since)
@@ -337,34 +337,41 @@ class NormaliseCodec:
 
     # --- a base and what came since --------------------------------------------------------------
 
+    def begin(self, state: NormaliseState, item: BarItem) -> Base | None:
+        """Return the first base of a state, before it sees the bar of an item; None where a minute
+        may yet be taken back."""
+        if item.bar is None or item.phase.final or state.undo is not None:
+            return None
+        state.since = Since(item.asset_uid)
+        return self._base(state, state.since, item)
+
     def renew(self, state: NormaliseState, item: BarItem) -> Base | None:
-        """Return a base of the state behind an item where it is time for one.
+        """Return a newer base of a state, behind an item; None where it is not yet time for one.
 
-        At once where there is none; else in one minute of the hour, that of the asset. Only where
-        nothing can be taken back any more, and never while one is on its way.
+        It is time in one minute of the hour, that of the asset, with the phase behind which nothing
+        can be taken back; but never while a base is on its way.
         """
-        phase, uid, since = item.phase, item.asset_uid, state.since
-        if not (phase.final or phase.alone) or not state.symbol:
+        phase, since = item.phase, state.since
+        assert since is not None
+        if not (phase.final or phase.alone) or since.handed:
             return None
-        if since is None:
-            state.since = since = Since(uid)
-        elif since.handed_ms or phase.minute_ms // MINUTE_MS % RENEWAL_MINUTES != (
-            uid % RENEWAL_MINUTES
-        ):
+        if phase.minute_ms // MINUTE_MS % RENEWAL_MINUTES != item.asset_uid % RENEWAL_MINUTES:
             return None
-        assert state.undo is None, phase
-        since.handed_ms = phase.minute_ms
-        since.marks = {tf: len(log) for tf, log in since.logs.items()}
-        return Base(uid, phase.minute_ms, self._stored(self._rules, state.tfs))
+        return self._base(state, since, item)
 
-    def take_up(self, state: NormaliseState, label_ms: int) -> None:
-        """Refer to the base of a label from now on: the store has it with this epoch."""
+    def _base(self, state: NormaliseState, since: Since, item: BarItem) -> Base:
+        since.handed = item.phase.number
+        since.marks = {tf: len(log) for tf, log in since.logs.items()}
+        return Base(item.asset_uid, since.handed, self._stored(self._rules, state.tfs))
+
+    def take_up(self, state: NormaliseState, number: int) -> None:
+        """Refer to a base from now on: the store has it with this epoch."""
         since = state.since
-        if since is None or since.handed_ms != label_ms:  # the whole state is stored by now
+        if since is None or since.handed != number:  # the whole state is stored by now
             return
         for tf, mark in since.marks.items():
             del since.logs[tf][:mark]
-        since.base_ms, since.handed_ms, since.marks = label_ms, 0, {}
+        since.base, since.handed, since.marks = number, 0, {}
 
     def restore(self, state: NormaliseState, base: Base | None) -> None:
         """Make the baselines of a state that `decode` read without them.
@@ -374,8 +381,8 @@ class NormaliseCodec:
         since = state.since
         assert since is not None
         try:
-            if base is None or base.label_ms != since.base_ms:
-                raise CorruptState(f"the store lacks the baselines of {iso(since.base_ms)}")
+            if base is None or base.number != since.base:
+                raise CorruptState(f"the recovery store lacks base {since.base}")
             stored = self._decode(base.content)
             content = _content(stored.rest)
             rules = self._decode_rules(content)

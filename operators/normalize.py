@@ -140,9 +140,7 @@ class Normalize:
         when their last minute is final."""
         if state.layout != self._layout:
             forget_parts(state, self._layout)
-        begins = not state.symbol and not state.resets  # neither resumed nor lost in storage
-        if begins and self._warm is not None and item.bar is not None:
-            self._begin_warm(state, item.asset_uid, item.bar.exchange_ts_ms, self._warm)
+        self.begin(state, item)
         phase = item.phase
         rows = [] if item.bar is None else [self._minute(state, item.bar, undone=not phase.alone)]
         baselines: tuple[BaselineState, ...] = ()
@@ -157,6 +155,14 @@ class Normalize:
                     state, item.asset_uid, self._features.feature_pack, self._sources
                 )
         return [RowItem(phase, item.asset_uid, tuple(rows), (), baselines)]
+
+    def begin(self, state: NormaliseState, item: BarItem) -> None:
+        """Give an asset whose first bar this is the baselines that are stored of it."""
+        if state.symbol or item.bar is None:
+            return
+        state.symbol = item.bar.symbol
+        if self._warm is not None and not state.resets:  # nothing was lost in storage
+            self._begin_warm(state, item.asset_uid, item.bar.exchange_ts_ms, self._warm)
 
     def _begin_warm(self, state: NormaliseState, uid: int, label: int, warm: Warm) -> None:
         """Give an asset that begins the baselines that are stored of it.
