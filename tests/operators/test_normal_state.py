@@ -2,154 +2,46 @@
 
 from __future__ import annotations
 
-import math
 import random
 import zlib
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from minutes import (
+    BASELINES,
+    BASES,
+    CODEC,
+    EARLY,
+    MIDNIGHT,
+    PACKS,
+    SOON,
+    SOON_CODEC,
+    STEP,
+    Closings,
+    both,
+    closings,
+    flipped,
+    grown,
+    item,
+    minute,
+    other_step,
+    run,
+    stream,
+    unlike,
+    without_basis,
+)
 
 from operators.baselines import Baseline, body_of, dump, fresh
-from operators.lattice import DAY_MS, HOUR_MS, MINUTE_MS
-from operators.normal_state import NormaliseState, Reset
-from operators.normalize import Normalize
-from operators.quality import grade
-from operators.records import Bar, BarItem, Columns, Phase, Row
+from operators.lattice import HOUR_MS, MINUTE_MS
+from operators.normal_state import Reset
+from operators.records import BarItem, Row
 from operators.rollup import Folder
-from packs.loader import load_packs
-from packs.schema import TIMEFRAMES, Timeframe
-
-PACKS = load_packs()
-STEP = Normalize(PACKS)
-CODEC = STEP.codec()
-EARLY = 12  # samples that end the warm-up in most tests of this file, in place of 200
-MIDNIGHT = 20_000 * DAY_MS
-BASELINES: list[tuple[Timeframe, str]] = [
-    (tf, n.feature) for tf in TIMEFRAMES for n in PACKS.features.normalised if tf in n.tfs
-]
-
-
-def early_step() -> Normalize:
-    """Return a step whose baselines are warm after a few bars."""
-    robust = PACKS.features.robust.model_copy(update={"min_samples": EARLY})
-    return Normalize(replace(PACKS, features=PACKS.features.model_copy(update={"robust": robust})))
-
-
-SOON = early_step()
-SOON_CODEC = SOON.codec()
-
-
-def twelve(x: float) -> float:
-    """Return a number as rows hold it."""
-    return float(f"{x:.12g}") + 0.0
-
-
-def minute(
-    label: int, rng: random.Random, reasons: Sequence[str] = (), *, wild: bool = False
-) -> Columns:
-    """Return the columns of a minute; a wild one is far from all others."""
-    far = 9.0 if wild else 1.0
-    mid = twelve(100.0 * math.exp(rng.gauss(0.0, 0.004 * far)))
-    buys, sells = (twelve(math.exp(rng.gauss(10.0 + far, 1.0))) for _ in range(2))
-    status, ordered = grade(reasons)
-    traded = "quiet" not in reasons
-    return {
-        **dict.fromkeys(("open", "high", "low", "close", "mid_close"), mid),
-        "v_buy_m_1": buys if traded else 0.0,
-        "v_sell_m_1": sells if traded else 0.0,
-        "v_total_m_1": twelve(buys + sells) if traded else 0.0,
-        "trade_count_m_1": 50 if traded else 0,
-        "cvd_delta_m_1": twelve(buys - sells) if traded else 0.0,
-        "spread_mean_m_1": twelve(rng.choice((0.5, 0.5, 0.75, 1.5)) * far),
-        "spread_p95_m_1": twelve(1.5 * far),
-        "oi_close": twelve(5e6 * mid),
-        "oi_close_base": twelve(5e4 * math.exp(rng.gauss(0.0, 0.01 * far))),
-        "mark_close": mid,
-        "funding_h_1": twelve(rng.gauss(1e-5, 1e-6 * far)),
-        "basis_bp_m_1": None if rng.random() < 0.1 else twelve(rng.gauss(0.0, 3.0 * far)),
-        "dropped_ticks": rng.randint(0, 9),
-        "book_staleness_ms": 100,
-        "ingest_ts": "2025-09-03T09:30:01.500Z",
-        "ingest_lag_ms": 1500,
-        "dq_status": status,
-        "dq_reasons": ordered,
-        "source": "ws",
-    }
-
-
-def item(label: int, columns: Columns | None, *, final: bool = False) -> BarItem:
-    """Return a phase of a minute; in the final one a bar is an amendment."""
-    bar = None if columns is None else Bar(0, "BTC", label, int(final), columns)
-    return BarItem(Phase(label, final, 1, label + (3000 if final else 1500)), 0, bar)
-
-
-def both(label: int, sealed: Columns, amended: Columns | None = None) -> list[BarItem]:
-    """Return both phases of a minute."""
-    return [item(label, sealed), item(label, amended, final=True)]
-
-
-def run(items: Iterable[BarItem], state: NormaliseState, step: Normalize = SOON) -> list[Row]:
-    """Feed items and return the rows."""
-    return [row for one in items for out in step.step(state, one) for row in out.rows]
-
-
-def stream(first: int, count: int, seed: int = 1) -> list[BarItem]:
-    """Return both phases of minutes, the first of them labelled `first`."""
-    rng = random.Random(seed)
-    labels = [first + k * MINUTE_MS for k in range(count)]
-    return [one for label in labels for one in both(label, minute(label, rng))]
-
-
-@cache
-def _grown(until: int, minutes: int, days: int) -> bytes:
-    state = SOON.initial()
-    rng = random.Random(7)
-    for day in range(days, 0, -1):
-        start = until - until % DAY_MS - day * DAY_MS
-        for k in range(1, 4):
-            run(both(start + k * HOUR_MS + MINUTE_MS, minute(0, rng)), state)
-    run(stream(until - (minutes - 1) * MINUTE_MS, minutes, seed=3), state)
-    return SOON_CODEC.encode(state)
-
-
-def grown(until: int, minutes: int = 120, days: int = 0) -> NormaliseState:
-    """Return the state after minutes up to a label, perhaps with a few minutes on days before.
-
-    Minutes are warm then; quarters are after three hours.
-    """
-    return SOON_CODEC.decode(_grown(until, minutes, days))
-
+from packs.schema import Timeframe
 
 # --- an amendment takes its bar back -------------------------------------------------------------
-
-REASONS: tuple[tuple[str, ...], ...] = ((), (), ("clock_late",), ("gap",), ("quiet",))
-closings = st.lists(
-    st.tuples(
-        st.sampled_from((1, 1, 1, 2, 7)),  # minutes since the last one
-        st.sampled_from(REASONS),
-        st.none() | st.sampled_from(REASONS),  # amended to what
-        st.booleans(),  # the sealed version is wild
-    ),
-    min_size=1,
-    max_size=18,
-)
-Closings = list[tuple[int, tuple[str, ...], tuple[str, ...] | None, bool]]
-# Where the days, hours and warm-ups of the tests below begin and end.
-BASES = {
-    "first minutes": (MIDNIGHT + 9 * HOUR_MS, 0, 0),
-    "end of warm-up": (MIDNIGHT + 9 * HOUR_MS, EARLY - 3, 0),
-    "end of warm-up at midnight": (MIDNIGHT - 3 * MINUTE_MS, EARLY - 1, 0),
-    "hour and quarter": (MIDNIGHT + 9 * HOUR_MS - 4 * MINUTE_MS, 120, 0),
-    "midnight": (MIDNIGHT - 4 * MINUTE_MS, 120, 0),
-    "midnight after six days": (MIDNIGHT - 4 * MINUTE_MS, 120, 6),
-    "midnight after nine days": (MIDNIGHT - 4 * MINUTE_MS, 120, 9),
-}
 
 
 def played(
@@ -345,11 +237,6 @@ def damaged(data: bytes, tf: Timeframe, feature: str, at: int, mask: int) -> byt
     return data[:place] + bytes([data[place] ^ mask]) + data[place + 1 :]
 
 
-def unlike() -> NormaliseState:
-    """Return a state in which no two baselines are the same."""
-    return grown(MIDNIGHT + 9 * HOUR_MS, minutes=240)
-
-
 @settings(max_examples=80)
 @given(st.sampled_from(BASELINES), st.integers(0, 10**6), st.integers(1, 255))
 def test_property_a_damaged_baseline_starts_anew_and_the_others_go_on(
@@ -530,11 +417,6 @@ def test_a_state_that_was_lost_between_seal_and_final_takes_the_amendment() -> N
     assert SOON_CODEC.encode(state) == SOON_CODEC.encode(other)
 
 
-def flipped(data: bytes, at: int, mask: int) -> bytes:
-    """Flip bits of one byte."""
-    return data[:at] + bytes([data[at] ^ mask]) + data[at + 1 :]
-
-
 def places() -> dict[str, list[int]]:
     """Return the bytes of a stored state that belong to no baseline: names, and all others."""
     state = unlike()
@@ -607,14 +489,6 @@ def test_an_asset_that_was_only_heard_of_has_lost_nothing() -> None:
 # --- another pack --------------------------------------------------------------------------------
 
 
-def other_step(*dropped: str) -> Normalize:
-    """Return a step whose pack lacks some columns."""
-    columns = tuple(c for c in PACKS.features.columns if c.name not in dropped)
-    robust = PACKS.features.robust.model_copy(update={"min_samples": EARLY})
-    features = PACKS.features.model_copy(update={"columns": columns, "robust": robust})
-    return Normalize(replace(PACKS, features=features))
-
-
 def test_parts_of_another_layout_are_dropped() -> None:
     """Their values mean other columns; history, baselines and gates go on.
 
@@ -675,14 +549,6 @@ def test_another_layout_between_seal_and_final_takes_the_amendment() -> None:
     state = step.codec().decode(SOON_CODEC.encode(state))
     (row,) = run([item(label, minute(label, rng), final=True)], state, step)
     assert row.revision == 1
-
-
-def without_basis() -> Normalize:
-    """Return a step whose pack has no baseline of the basis."""
-    kept = tuple(n for n in PACKS.features.normalised if n.feature != "basis")
-    robust = PACKS.features.robust.model_copy(update={"min_samples": EARLY})
-    features = PACKS.features.model_copy(update={"normalised": kept, "robust": robust})
-    return Normalize(replace(PACKS, features=features))
 
 
 def test_a_feature_that_the_pack_no_longer_has_is_forgotten() -> None:
