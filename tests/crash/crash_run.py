@@ -44,8 +44,9 @@ from dataflows.connectors.spool import Disk, Lost, Spool, Spooling
 from dataflows.connectors.ticklog import TickLogReader, TickLogWriter
 from dataflows.connectors.topics import EventsSink, NdjsonFile, RowsAndFramesSink
 from dataflows.flow import Sinks, build
-from operators import engine
+from operators import engine, normal_state
 from operators.assemble import Assemble
+from operators.bases import BaseCodec, KeepBase
 from operators.budget import Budget
 from operators.context import Context
 from operators.detect import Detect
@@ -54,7 +55,8 @@ from operators.normalize import Normalize
 from operators.score import Score
 from packs.loader import Packs, load_packs
 
-STEPS = (Assemble, Normalize, Detect, Context, Score, Budget)
+STEPS = (Assemble, KeepBase, Normalize, Detect, Context, Score, Budget)
+RENEWAL_MINUTES = 4  # in place of 60
 MIN_SAMPLES = 20  # in place of 200: events after twenty minutes of feed
 SEGMENT_BYTES = 1 << 20
 FEED_LINES = 40  # that the recorder writes at once
@@ -150,6 +152,7 @@ class Hooks:
 
 def hook(hooks: Hooks) -> None:
     """Put boundaries around everything that lasts, and around every step."""
+    normal_state.RENEWAL_MINUTES = RENEWAL_MINUTES
     around = hooks.around
     around(ticklog, "_compress", "log compress")
     around(Path, "replace", "log replace")  # by the packed segment, before the plain one is gone
@@ -176,6 +179,8 @@ def hook(hooks: Hooks) -> None:
     around(NdjsonFile, "__init__", "resume file")
     around(engine.Packed, "decode", "resume step")
     around(NormaliseCodec, "decode", "resume step")
+    around(NormaliseCodec, "restore", "resume step")
+    around(BaseCodec, "decode", "resume step")
     _hook_snapshots(hooks)
     _hook_torn(hooks)
     _hook_offers(hooks)

@@ -17,6 +17,9 @@ ROOT = Path(__file__).parents[2]
 STEPS = (
     "ticks",
     "assemble",
+    "renewals",
+    "bases",
+    "bars-and-bases",
     "normalize",
     "detect",
     "gather",
