@@ -17,7 +17,8 @@ from operators import kernel
 from operators.baselines import Baseline, Checkpoint, Decay, Feature, Plan, Robust, fresh
 from operators.kernel import Entry
 from operators.lattice import HOUR_MS
-from operators.records import DQ_OK, DQ_PARTIAL, DQ_STALE, Columns
+from operators.records import Columns
+from operators.verdicts import DQ_OK, DQ_PARTIAL, DQ_STALE
 from packs.schema import Timeframe
 
 VERDICTS = (DQ_OK, DQ_PARTIAL, DQ_STALE)
