@@ -202,8 +202,8 @@ def file_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep, at a resume, what comes again."""
     init = topics.NdjsonFile.__init__
 
-    def keep(self: Any, path: Path, resume: int | None = None, *, append: bool) -> None:
-        init(self, path, None, append=append)
+    def keep(self: Any, path: Path, resume: int | None = None, **options: Any) -> None:
+        init(self, path, None, **options)
 
     monkeypatch.setattr(topics.NdjsonFile, "__init__", keep)
 
