@@ -69,6 +69,7 @@ def contenders(*, quick: bool = False, bars: Path | None = None) -> list[Contend
     minutes, even = (3, 5) if quick else (120, 21)
     main = Feed("feed", 50, minutes)
     alike = {n: Feed("feed", n, even, rate=50 / n) for n in (35, 50, 200, 1000)}
+    crowd = Feed("feed", 1000, 1 if quick else 5)
     pairs = Bars("bars", PAIRS, PAIR_DAYS / 50 if quick else PAIR_DAYS)
     found = [
         _own("read", "log to lines: decompress, cut", main),
@@ -90,7 +91,13 @@ def contenders(*, quick: bool = False, bars: Path | None = None) -> list[Contend
         ]
     found += [
         _own("events@50", "log to files at 50 assets", alike[50], entry="events"),
-        _own("events@1000", "the same tick rate at 1,000 assets", alike[1000], entry="events"),
+        _own("events@1000", "as many ticks of 1,000 assets", alike[1000], entry="events"),
+        _own(
+            "events@1000-each",
+            "20 times as many: each asset's rate as at 50",
+            crowd,
+            entry="events",
+        ),
         _bars("bars-events", "20 pairs x 30 days to files: alpha replay --bars", pairs, bars),
     ]
     found += [
