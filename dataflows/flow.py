@@ -37,15 +37,17 @@ def build(
     run: Run | None = None,
     *,
     warm: Warm | None = None,
+    stored: bool = True,
 ) -> Dataflow:
     """Return the flow from ticks to events; live, replay and tests differ only in its edges.
 
     run : who hears the events; by default everybody. warm : the baselines that assets without a
-    state begin with; a replay has none, so that its bytes depend on the log alone.
+    state begin with; a replay has none, so that its bytes depend on the log alone. stored : there
+    may be a recovery store.
     """
     flow = Dataflow("detector")
     messages = op.input("ticks", flow, ticks)
-    return _finish(flow, assemble(messages, packs), packs, sinks, run, warm)
+    return _finish(flow, assemble(messages, packs), packs, sinks, run, warm, stored=stored)
 
 
 def build_from_bars(

@@ -165,7 +165,7 @@ def replay(
     else:
         batch = BATCH_ITEMS if speed is None else 1  # closings are paced to the batch
         log = _ticks(source, packs, columns, chunk or REPLAY_LINES, watch, holes, part, batch)
-        flow = build(_paced(log, speed, part), packs, sinks, run)
+        flow = build(_paced(log, speed, part), packs, sinks, run, stored=False)
     # Also with one worker: `run_main` prints the engine's own stack when a step fails.
     cluster_main(flow, [], 0, worker_count_per_proc=workers)  # type: ignore[no-untyped-call]
     if part is None or part.whole:  # a trial's own memory begins with the first row
