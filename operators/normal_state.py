@@ -308,6 +308,7 @@ class NormaliseCodec:
         state.version = STATE_VERSION
         if version == STATE_VERSION:
             self._load(state, stored.baselines)
+        assert (state.since is None) == (version == STATE_VERSION), version
         return state
 
     def _load(self, state: NormaliseState, stored: dict[Timeframe, dict[str, bytes]]) -> None:
