@@ -18,6 +18,7 @@ that `bases` gives up only behind its own loads.  Decision 18.
 from __future__ import annotations
 
 import zlib
+from mmap import mmap
 from struct import Struct
 
 import msgspec
@@ -32,12 +33,24 @@ _CONTENT = _HEAD.size + _CHECKSUM.size
 class Base(msgspec.Struct, frozen=True):
     """The baselines of an asset, as they are stored.
 
-    number : of the phase where it was made; those of an asset differ.
+    number : of the phase where it was made; those of an asset differ. content : bytes, or in memory
+    of their own, see `aside`.
     """
 
     asset_uid: int
     number: int
-    content: bytes
+    content: bytes | mmap
+
+
+def aside(content: bytes) -> mmap:
+    """Return bytes in memory that goes back to the system when they are let go.
+
+    When all assets begin, their first bases lie between the states that are made at the same time,
+    and would leave a hole as large as its baselines behind each.
+    """
+    found = mmap(-1, len(content))
+    found.write(content)
+    return found
 
 
 class Taken(msgspec.Struct, frozen=True):

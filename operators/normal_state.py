@@ -28,7 +28,7 @@ from operators.baselines import (
     restore,
     stored_checkpoint,
 )
-from operators.bases import Base
+from operators.bases import Base, aside
 from operators.formulas.rolling_median import DailyCounts
 from operators.history import History
 from operators.inputs import Player, Rules
@@ -363,7 +363,8 @@ class NormaliseCodec:
     def _base(self, state: NormaliseState, since: Since, item: BarItem) -> Base:
         since.handed = item.phase.number
         since.marks = {tf: len(log) for tf, log in since.logs.items()}
-        return Base(item.asset_uid, since.handed, self._stored(self._rules, state.tfs))
+        content = self._stored(self._rules, state.tfs)
+        return Base(item.asset_uid, since.handed, aside(content))
 
     def take_up(self, state: NormaliseState, number: int) -> None:
         """Refer to a base from now on: the store has it with this epoch."""
