@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from operator import itemgetter
+from sys import intern
 
 from operators.expressions import FAILURES, PYTHON_NAMES, Expression
 from operators.naming import Naming
@@ -53,7 +54,7 @@ class Marks:
                 flags[column.name] = detector.trigger
         made_of = _Text(tf, naming, flags, stored, self.detectors)
         text = made_of.text()
-        known = {**_GLOBALS, "read": itemgetter(*made_of.reads)}
+        known = {**_GLOBALS, "read": itemgetter(*map(intern, made_of.reads))}
         made: dict[str, SetFlags] = {}
         exec(compile(text, f"<marks of {tf}>", "exec"), known, made)
         self.set_flags = made["set_flags"]

@@ -22,22 +22,27 @@ from operators.scans import is_finite
 _ROWS = native.compiled("rows")
 # By timeframe and number of columns: of the newest row that had other columns, or in another order.
 _shapes: dict[tuple[str, int], Any] = {}
-_IDENTITY = ("asset_uid", "exchange_ts", "extras", "revision", "symbol", "tf")
 
 
 def row_json(row: Row) -> bytes:
     """Return a feature row as one flat object; what has no typed column is under `extras`."""
-    columns, kind = row.columns, (row.tf, len(row.columns))
     exchange_ts = iso(row.exchange_ts_ms)
-    identity = (row.asset_uid, exchange_ts, row.extras, row.revision, row.symbol, row.tf)
-    shape = _shapes.get(kind)
-    text: bytes | None = None if shape is None else shape.text(columns, identity)
-    if text is not None:  # nearly every row
-        return text
-    text = canonical(_joined(dict(zip(_IDENTITY, identity, strict=True)), columns))
-    if _ROWS is not None and (shape is None or not shape.fits(columns)):
-        _shapes[kind] = _ROWS.Shape(columns, _IDENTITY)
-    return text
+    if _ROWS is not None:
+        text: bytes | None = _ROWS.text_of_row(_shapes, row, exchange_ts)
+        if text is not None:  # nearly every row
+            return text
+        kind = (row.tf, len(row.columns))
+        if kind not in _shapes or not _shapes[kind].fits(row.columns):
+            _shapes[kind] = _ROWS.Shape(row.columns)
+    identity = {
+        "asset_uid": row.asset_uid,
+        "symbol": row.symbol,
+        "tf": row.tf,
+        "exchange_ts": exchange_ts,
+        "revision": row.revision,
+        "extras": row.extras,
+    }
+    return canonical(_joined(identity, row.columns))
 
 
 def frame_json(frame: Frame) -> bytes:

@@ -51,6 +51,7 @@ cdef enum:
     ENTRIES_MAX = 32  # of an object inside a row
     DIGITS = 12
     NUMBER_MAX = 32  # bytes of a number
+    PIECE = 32  # bytes of a key that are copied at once, needed or not
 
 cdef double WHOLE = 6755399441055744.0  # adding and subtracting it rounds to a whole number
 cdef double LEAST = 2.0 ** -36
@@ -271,6 +272,23 @@ cdef inline bint is_same(PyObject *name, PyObject *other) noexcept:
 
 # --- rows ----------------------------------------------------------------------------------------
 
+# What a row has beside its columns.
+OWN = ("asset_uid", "exchange_ts", "extras", "revision", "symbol", "tf")
+
+
+cpdef object text_of_row(dict shapes, object row, str exchange_ts):
+    """Return the text of a row, None where it must be written in another way.
+
+    shapes : by timeframe and number of columns.
+    """
+    cdef dict columns = row.columns
+    tf = row.tf
+    shape = shapes.get((tf, len(columns)))
+    if shape is None:
+        return None
+    own = (row.asset_uid, exchange_ts, row.extras, row.revision, row.symbol, tf)
+    return (<Shape> shape).text(columns, own)
+
 
 cdef class Shape:
     """The names of some columns in the order in which they come, and of what else a row has.
@@ -279,13 +297,13 @@ cdef class Shape:
     """
 
     cdef tuple names
-    cdef list keys  # `"name":` in the order of the text, each behind its comma
+    cdef list keys  # `"name":` in the order of the text, each behind its comma, and blanks
     cdef Py_ssize_t size, own
     cdef Py_ssize_t[FIELDS_MAX] sources  # where the value of a key is: columns, then what is beside
     cdef const char *texts[FIELDS_MAX]
     cdef Py_ssize_t lengths[FIELDS_MAX]
 
-    def __init__(self, columns, own):
+    def __init__(self, columns, own=OWN):
         self.names = tuple(columns)
         self.own = len(own)
         every = [*self.names, *own]
@@ -298,8 +316,10 @@ cdef class Shape:
             key = f'{"," if self.keys else "{"}"{every[source]}":'.encode()
             self.keys.append(key)
             self.sources[self.size] = source
-            self.texts[self.size] = <const char *> <bytes> key
             self.lengths[self.size] = len(key)
+            key += b" " * PIECE
+            self.keys.append(key)
+            self.texts[self.size] = <const char *> <bytes> key
             self.size += 1
 
     def fits(self, columns):
@@ -316,7 +336,7 @@ cdef class Shape:
         cdef char *p = found
         cdef char *end = p + TEXT_MAX
         cdef PyObject *name = NULL
-        cdef Py_ssize_t at = 0, count = len(self.names), field = 0
+        cdef Py_ssize_t at = 0, count = len(self.names), field = 0, length
         if dict_size(columns) != count or len(own) != self.own or self.size != count + self.own:
             return None
         while dict_next(columns, &at, &name, &values[field]):
@@ -326,10 +346,13 @@ cdef class Shape:
         for at in range(self.own):
             values[count + at] = tuple_item(<PyObject *> own, at)
         for field in range(self.size):
-            if end - p < self.lengths[field]:
+            length = self.lengths[field]
+            if end - p < length + PIECE:
                 return None
-            memcpy(p, self.texts[field], self.lengths[field])
-            p = put(p + self.lengths[field], end, values[self.sources[field]])
+            memcpy(p, self.texts[field], PIECE)
+            if length > PIECE:
+                memcpy(p + PIECE, self.texts[field] + PIECE, length - PIECE)
+            p = put(p + length, end, values[self.sources[field]])
             if p == NULL:
                 return None
         if p >= end:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from sys import intern
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import (
@@ -40,6 +41,7 @@ Many = Annotated[tuple[_T, ...], Field(strict=False)]  # a list in the file, a t
 Name = Annotated[  # as long as a PostgreSQL identifier
     str,
     Field(pattern=r"^[a-z][a-z0-9_]{0,62}$", description="a name of a-z, 0-9 and _, at most 63"),
+    AfterValidator(intern),  # one object for equal names: rows are looked up by them all the time
 ]
 Text = Annotated[str, Field(max_length=500)]
 Version = Annotated[
