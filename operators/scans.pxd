@@ -2,11 +2,23 @@
 
 import cython
 
+cdef extern from "Python.h":
+    ctypedef struct PyObject
+    PyObject *item_of "PyList_GET_ITEM"(list values, Py_ssize_t i)  # borrowed
+    bint is_float "PyFloat_CheckExact"(PyObject *item)
+    double double_of "PyFloat_AS_DOUBLE"(PyObject *item)
+
 cdef long long MINUTE_MS
 cdef double UNKNOWN
 
 
-@cython.locals(result=double, number=double, i=Py_ssize_t)
+cdef inline double float_at(list values, Py_ssize_t place) except? -1.0:
+    """A value at a place that there is."""
+    cdef PyObject *item = item_of(values, place)
+    return double_of(item) if is_float(item) else values[place]
+
+
+@cython.locals(result=double, i=Py_ssize_t)
 cpdef double total(list values, Py_ssize_t start)
 
 @cython.locals(number=double)

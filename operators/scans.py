@@ -17,6 +17,11 @@ from operators.verdicts import DQ_OK, DQ_STALE
 UNKNOWN = -1.0  # open interest of a minute that has none: below every value, which are >= 0
 
 
+def float_at(values: list[float], place: int) -> float:  # plain form only
+    """Return a value in the form in which loops read it."""  # plain form only
+    return values[place]  # plain form only
+
+
 def total(values: list[float], start: int) -> float:
     """Return the sum of the values from a place on, one after the other from 0.0.
 
@@ -25,8 +30,7 @@ def total(values: list[float], start: int) -> float:
     """
     result = 0.0
     for i in range(start, len(values)):
-        number = values[i]
-        result += number
+        result += float_at(values, i)
     return result
 
 
@@ -88,7 +92,7 @@ def known_from(interests: list[float], start: int) -> list[float]:
     """
     found = []
     for i in range(start, len(interests)):
-        number = interests[i]
+        number = float_at(interests, i)
         if number >= 0.0:
             found.append(number)
     return found
