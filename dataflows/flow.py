@@ -15,10 +15,10 @@ from bytewax.inputs import Source
 from bytewax.operators import KeyedStream
 from bytewax.outputs import Sink
 
-from dataflows.halves import Products, assemble, baselines, judge, mark, normalize
+from dataflows.halves import Products, assemble, baselines, judge, mark, normalize, normalize_chunks
 from operators.modes import Run
 from operators.normalize import Warm
-from operators.records import BarItem, RowItem
+from operators.records import RowItem
 from packs.loader import Packs
 
 
@@ -46,46 +46,33 @@ def build(
     may be a recovery store.
     """
     flow = Dataflow("detector")
-    messages = op.input("ticks", flow, ticks)
-    return _finish(flow, assemble(messages, packs), packs, sinks, run, warm, stored=stored)
+    bars = assemble(op.input("ticks", flow, ticks), packs)
+    hands_out = bool(sinks.baselines)
+    rows = normalize(bars, packs, hands_out=hands_out, warm=warm, stored=stored)
+    return _finish(flow, rows, packs, sinks, run)
 
 
 def build_from_bars(
     bars: Source[Any], packs: Packs, sinks: Sinks, run: Run | None = None
 ) -> Dataflow:
-    """Return the same flow, entered at normalisation; it has no recovery store."""
+    """Return the same flow, entered at normalisation with `BarItems`; it has no recovery store."""
     flow = Dataflow("detector")
-    return _finish(flow, op.input("bars", flow, bars), packs, sinks, run, stored=False)
+    entered = op.input("bars", flow, bars)
+    rows = normalize_chunks(entered, packs, hands_out=bool(sinks.baselines))
+    return _finish(flow, rows, packs, sinks, run)
 
 
 def _finish(
-    flow: Dataflow,
-    bars: KeyedStream[BarItem],
-    packs: Packs,
-    sinks: Sinks,
-    run: Run | None,
-    warm: Warm | None = None,
-    *,
-    stored: bool = True,
+    flow: Dataflow, rows: KeyedStream[RowItem], packs: Packs, sinks: Sinks, run: Run | None
 ) -> Dataflow:
-    rows = rows_of(bars, packs, sinks.baselines, warm, stored=stored)
-    deliver(judge(rows, packs, run), sinks)
+    deliver(judge(marked(rows, packs, sinks.baselines), packs, run), sinks)
     return flow
 
 
-def rows_of(
-    bars: KeyedStream[BarItem],
-    packs: Packs,
-    stores: Mapping[str, Sink[Any]],
-    warm: Warm | None = None,
-    *,
-    stored: bool = True,
+def marked(
+    rows: KeyedStream[RowItem], packs: Packs, stores: Mapping[str, Sink[Any]]
 ) -> KeyedStream[RowItem]:
-    """Return rows with candidates; the baselines behind them go to `stores` once an hour.
-
-    warm : as in `build`. stored : there may be a recovery store.
-    """
-    rows = normalize(bars, packs, hands_out=bool(stores), warm=warm, stored=stored)
+    """Return rows with candidates; the baselines behind them go to `stores` once an hour."""
     if stores:
         handed = baselines(rows)
         for name, sink in stores.items():

@@ -21,9 +21,11 @@ from operators.detect import Detect
 from operators.engine import ALL, Packed, in_parts, rekey, stateful, to_all
 from operators.join import by_phase
 from operators.modes import Run
+from operators.normal_state import NormaliseState
 from operators.normalize import Normalize, Warm
 from operators.records import (
     BarItem,
+    BarItems,
     BaselineState,
     Boundary,
     MarketPhase,
@@ -66,6 +68,35 @@ def normalize(
     both: KeyedStream[Any] = op.merge("bars-and-bases", bars, taken)
     rows = in_parts("normalize", both, step, bases)
     return rows
+
+
+def normalize_chunks(
+    bars: KeyedStream[BarItems], packs: Packs, *, hands_out: bool = False
+) -> KeyedStream[RowItem]:
+    """As `normalize`, where an asset's bars of some minutes come at once, so that they take one way
+    through the engine, and nothing is stored."""
+    step = Normalize(packs, hands_out=hands_out)
+    chunks = stateful("normalize", bars, _InChunks(step), step.codec())
+
+    def batch(items: list[tuple[str, list[RowItem]]]) -> list[tuple[str, RowItem]]:
+        return [(key, item) for key, chunk in items for item in chunk]
+
+    return op.flat_map_batch("split", chunks, batch)
+
+
+class _InChunks:
+    """A step of `BarItems` that does what the one of `BarItem` does with each."""
+
+    def __init__(self, step: Normalize) -> None:
+        self._step = step
+
+    def initial(self) -> NormaliseState:
+        """Return the state of an asset that was never heard of."""
+        return self._step.initial()
+
+    def step(self, state: NormaliseState, came: BarItems) -> list[list[RowItem]]:
+        """Return the items of the phases as one."""
+        return [[made for item in came.items for made in self._step.step(state, item)]]
 
 
 def baselines(rows: KeyedStream[RowItem]) -> KeyedStream[tuple[BaselineState, ...]]:

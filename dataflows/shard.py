@@ -28,8 +28,8 @@ from dataflows.connectors.kafka_rows import KafkaRowsSink, RowsMaker
 from dataflows.connectors.kafka_ticks import KafkaTicksSource
 from dataflows.connectors.share_source import ShareSource
 from dataflows.connectors.source import HoleLog, Item, LogSource
-from dataflows.flow import rows_of
-from dataflows.halves import assemble
+from dataflows.flow import marked
+from dataflows.halves import assemble, normalize
 from dataflows.live import TICKS, checked_url, configure
 from dataflows.settings import DATABASE_OFF, Settings
 from operators.engine import Packed, rekey, stateful, to_all
@@ -53,8 +53,9 @@ def build(
     items = op.input("ticks", flow, ShareSource(ticks, share))
     kinds = op.branch("kinds", items, _is_closing)
     own = cast("KeyedStream[Ticks | Boundary]", kinds.falses)
-    marked = rows_of(assemble(own, packs), packs, stores)
-    gathered = rekey("gather", marked, to_all, RowItem)
+    rows = normalize(assemble(own, packs), packs, hands_out=bool(stores))
+    found = marked(rows, packs, stores)
+    gathered = rekey("gather", found, to_all, RowItem)
     waiting = op.merge("merge", gathered, kinds.trues)
     whole: KeyedStream[ShardPhase] = stateful("close", waiting, Closing(), Packed(ClosingState))
     for name, sink in sinks.items():

@@ -171,6 +171,12 @@ class BarItem(msgspec.Struct, frozen=True):
     bar: Bar | None
 
 
+class BarItems(msgspec.Struct, frozen=True):
+    """An asset's shares of some phases that come at once, in their order."""
+
+    items: tuple[BarItem, ...]
+
+
 class Row(msgspec.Struct, frozen=True):
     """One feature row. `extras` holds what has no typed column, e.g. clamp bounds by z column."""
 

@@ -11,7 +11,7 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from dataflows.importing.bars import read_bars
 from operators.bars import BarsState, close_minutes
-from operators.records import BarItem, key_of
+from operators.records import BarItem, BarItems, key_of
 
 PARTITION = "bars"
 CHUNK_MINUTES = 8  # short enough that a batch stays in the processor's cache
@@ -32,7 +32,7 @@ class BarsCount:
 
 
 @dataclass(frozen=True)
-class BarsSource(FixedPartitionedSource[tuple[str, BarItem], None]):
+class BarsSource(FixedPartitionedSource[tuple[str, BarItems], None]):
     """Reads a bars file from its start; a bars replay is not resumed."""
 
     path: Path
@@ -49,7 +49,7 @@ class BarsSource(FixedPartitionedSource[tuple[str, BarItem], None]):
         return BarsPartition(self)
 
 
-class BarsPartition(StatefulSourcePartition[tuple[str, BarItem], None]):
+class BarsPartition(StatefulSourcePartition[tuple[str, BarItems], None]):
     """The open file."""
 
     def __init__(self, source: BarsSource) -> None:
@@ -57,22 +57,22 @@ class BarsPartition(StatefulSourcePartition[tuple[str, BarItem], None]):
         self._state = BarsState()
         self._minutes = read_bars(source.path, on_reject=source.count.reject)
 
-    def next_batch(self) -> list[tuple[str, BarItem]]:
-        """Return the items of some more minutes."""
+    def next_batch(self) -> list[tuple[str, BarItems]]:
+        """Return the items of some more minutes, those of an asset as one."""
         count = self._source.count
         chunk = list(islice(self._minutes, self._source.chunk_minutes))
         if not chunk:
             raise StopIteration
-        items: list[tuple[str, BarItem]] = []
+        by_asset: dict[int, list[BarItem]] = {}
         for close_ms, bars in chunk:
-            closed = close_minutes(self._state, close_ms, bars)
-            items += [(key_of(item.asset_uid), item) for item in closed]
+            for item in close_minutes(self._state, close_ms, bars):
+                by_asset.setdefault(item.asset_uid, []).append(item)
             count.last_ms = close_ms
         count.minutes += len(chunk)
         count.minutes_skipped = self._state.minutes_skipped
         if self._source.on_chunk is not None:
             self._source.on_chunk(count)
-        return items
+        return [(key_of(uid), BarItems(tuple(items))) for uid, items in by_asset.items()]
 
     def snapshot(self) -> None:
         """Return nothing: a bars replay starts again."""

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from dataflows.connectors.clock import Clock
-from operators.records import BarItem, Boundary
+from operators.records import BarItem, BarItems, Boundary
 
 _Item = tuple[str, Any]
 _State = TypeVar("_State")
@@ -102,12 +102,16 @@ class PacedPartition(StatefulSourcePartition[_Item, _State]):
 
     def _due(self, batch: list[_Item]) -> float:
         """Return the time of the clock for a batch: that of its newest closing."""
-        closings = [
-            item.phase.clock_ms for _, item in batch if isinstance(item, Boundary | BarItem)
-        ]
+        closings = [clock_ms for _, item in batch for clock_ms in _closings(item)]
         if not closings or max(closings) < self._from_ms:
             return self._due_s
         if self._began is None:
-            self._began = (closings[0], self._clock.monotonic_s())
+            self._began = (min(closings), self._clock.monotonic_s())
         first_ms, began_s = self._began
         return began_s + (max(closings) - first_ms) / 1000 / self._speed
+
+
+def _closings(item: object) -> list[int]:
+    """Return the times of the closings in an item."""
+    items = item.items if isinstance(item, BarItems) else (item,)
+    return [each.phase.clock_ms for each in items if isinstance(each, Boundary | BarItem)]
