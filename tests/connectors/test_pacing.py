@@ -12,7 +12,7 @@ from dataflows.connectors.clock import SystemClock
 from dataflows.connectors.pacing import Paced
 from dataflows.replay import replay
 from fixtures.market import FrameOptions, Scenario, default_assets, lines
-from operators.records import BarItem, Phase, Ticks
+from operators.records import BarItem, BarItems, Phase, Ticks
 from packs.loader import load_packs
 
 
@@ -44,8 +44,20 @@ def closing(clock_ms: int) -> tuple[str, Any]:
     return ("5", BarItem(Phase(0, False, 1, clock_ms), 5, None))
 
 
+def closings(*clocks_ms: int) -> tuple[str, Any]:
+    """Some closings of an asset in one item."""
+    return ("5", BarItems(tuple(closing(clock_ms)[1] for clock_ms in clocks_ms)))
+
+
 DATA: tuple[str, Any] = ("5", Ticks())
-BATCHES = [[DATA], [closing(1_000)], [DATA, closing(61_000)], [], [DATA], [closing(181_000)]]
+BATCHES = [
+    [DATA],
+    [closing(1_000)],
+    [DATA, closings(61_000, 61_000)],
+    [],
+    [DATA],
+    [closing(181_000)],
+]
 
 
 class Inner(StatefulSourcePartition[tuple[str, Any], int]):
