@@ -48,7 +48,7 @@ _READERS = {
 # The text that decides what bar ticks become. Bars made by another text are made anew.
 _ASSEMBLY = {
     "operators": (
-        *("assemble.py", "lattice.py", "layout.py", "quality.py", "records.py"),
+        *("assemble.py", "lattice.py", "layout.py", "quality.py", "records.py", "verdicts.py"),
         *UNITS["kernel"],
     ),
     "operators.formulas": ("price.py",),
