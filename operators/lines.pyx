@@ -3,7 +3,7 @@
 Rules of this file: it reads only unquoted ASCII without blanks, plain decimals of at most 15
 digits, and values that do not contradict each other; at anything else it gives up without an error,
 and dataflows/importing/bars.py reads that line. So it decides nothing and drops nothing, and
-without it the results are the same.  Decision 18.
+without it the results are the same.  Decision 19.
 """
 
 cdef extern from "Python.h":

@@ -5,7 +5,7 @@ Rules of this file: it writes what orjson writes with sorted keys, to the byte, 
 rows hold: names that are known already, text of printable ASCII, whole numbers of a machine word,
 numbers with at most 12 significant digits, and lists and short objects of these. At anything else,
 be it only a number with more digits, it gives up without an error, and operators/publish.py writes
-that row. So it decides nothing, and without it the results are the same.  Decision 18.
+that row. So it decides nothing, and without it the results are the same.  Decision 19.
 
 A number x with d <= 12 digits is found again from its digits: x times a power of ten that makes it
 a whole number of 12 digits, and that divided by the power, both rounded once, give x only where x
