@@ -177,6 +177,8 @@ def round12(x: float) -> float:
     >>> round12(2 / 3), round12(-0.0)
     (0.666666666667, 0.0)
     """
+    if x == 0.0:
+        return 0.0
     w = abs(x)
     if ROUND_MIN <= w < ROUND_MAX:
         ten = _TENS[frexp(w)[1] + 35]
