@@ -93,6 +93,7 @@ class _InParts(_Logic):
         self._normalize = step
         self._parts = codec
         self._bases = bases
+        self._made: Base | None = None
         self._is_stored = True  # since the last base; of a state that has just begun, perhaps
         self._waits = state.since is not None
         if state.since is not None:
@@ -116,7 +117,7 @@ class _InParts(_Logic):
 
     def _hand(self, base: Base | None) -> None:
         if base is not None:
-            self._bases.made[base.asset_uid] = base
+            self._made = base
             self._is_stored = False
 
     def on_eof(self) -> tuple[list[Any], bool]:
@@ -126,6 +127,8 @@ class _InParts(_Logic):
 
     def snapshot(self) -> bytes:
         self._is_stored = True
+        if self._made is not None:  # not before the epoch that stores that it is offered
+            self._bases.made[self._made.asset_uid], self._made = self._made, None
         return super().snapshot()
 
     def _restore(self) -> None:

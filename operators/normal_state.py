@@ -110,15 +110,17 @@ class Since(msgspec.Struct):
     """What the baselines of an asset were given since their base.
 
     base : number of that in the store, 0 without one: then the whole state is stored. logs :
-    records by timeframe. handed : number of a newer base on its way to the store, 0 without one;
-    marks : how long the logs were when it was made. Neither of these is stored.
+    records by timeframe. handed : number of a newer base on its way to the store, 0 without one; it
+    is not stored. offered : how long the logs were when a newer base was made, by its number. A
+    kill in the epoch that writes one may leave it in the store though that epoch counts for
+    nothing, and a later resume finds it there: it is as good as the one that is referred to.
     """
 
     asset_uid: int
     base: int = 0
     logs: dict[Timeframe, bytearray] = {}
     handed: int = 0
-    marks: dict[Timeframe, int] = {}
+    offered: dict[int, dict[Timeframe, int]] = {}
 
 
 class NormaliseState(msgspec.Struct):
@@ -227,6 +229,13 @@ def _content(guarded: bytes) -> bytes:
     return content
 
 
+def _refer_to(since: Since, number: int) -> None:
+    """Drop what a newer base contains."""
+    for tf, mark in since.offered[number].items():
+        del since.logs[tf][:mark]
+    since.base, since.handed, since.offered = number, 0, {}
+
+
 def _checkpoint(_: type, stored: object) -> Checkpoint:
     return checkpoint_of(stored)
 
@@ -279,7 +288,7 @@ class NormaliseCodec:
         if since is None or not since.base:
             rest = self._encode(replace(state, tfs=bare, since=None))
             return self._stored(rest, state.tfs)
-        since = Since(since.asset_uid, since.base, since.logs)
+        since = replace(since, handed=0)
         if undo is not None:  # what takes the newest record back is made again with it
             undo = replace(undo, checkpoints={})
         bare_state = replace(state, version=SINCE_VERSION, tfs=bare, undo=undo, since=since)
@@ -362,7 +371,7 @@ class NormaliseCodec:
 
     def _base(self, state: NormaliseState, since: Since, item: BarItem) -> Base:
         since.handed = item.phase.number
-        since.marks = {tf: len(log) for tf, log in since.logs.items()}
+        since.offered[since.handed] = {tf: len(log) for tf, log in since.logs.items()}
         content = self._stored(self._rules, state.tfs)
         return Base(item.asset_uid, since.handed, aside(content))
 
@@ -371,9 +380,7 @@ class NormaliseCodec:
         since = state.since
         if since is None or since.handed != number:  # the whole state is stored by now
             return
-        for tf, mark in since.marks.items():
-            del since.logs[tf][:mark]
-        since.base, since.handed, since.marks = number, 0, {}
+        _refer_to(since, number)
 
     def restore(self, state: NormaliseState, base: Base | None) -> None:
         """Make the baselines of a state that `decode` read without them.
@@ -383,6 +390,8 @@ class NormaliseCodec:
         since = state.since
         assert since is not None
         try:
+            if base is not None and base.number in since.offered:
+                _refer_to(since, base.number)
             if base is None or base.number != since.base:
                 raise CorruptState(f"the recovery store lacks base {since.base}")
             stored = self._decode(base.content)
