@@ -417,6 +417,28 @@ def test_nothing_to_play_moves_nothing() -> None:
     assert found == {}
 
 
+def test_a_base_that_a_killed_epoch_left_behind_is_taken_up() -> None:
+    """The engine passes over it at once, but a second resume before the renewal comes again reads
+    it: beside a state that refers to the base before it."""
+    store = parted()
+    process = Process(store)
+    process.normalize._restore()
+    for one in stream(NINE + 8 * MINUTE_MS, 2 * RENEWAL):
+        if process.bases.made:
+            break
+        process.take(one)
+        process.commit()
+    assert process.bases.made
+    expected = whole(process.state)
+    process.take(one)
+    left = process.torn()
+    assert left != store.base
+    state = resumed(Store(store.state, left))
+    assert state.resets == []
+    assert whole(state) == expected
+    assert whole(resumed(store)) == expected
+
+
 def test_a_base_of_a_run_that_ended_is_not_handed_on() -> None:
     """The same flow started again in one process."""
     store = parted()
