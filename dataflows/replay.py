@@ -258,9 +258,8 @@ def _product(path: Path, written: Written) -> Product:
 
 def measure(path: Path) -> Product:
     """Count the lines of a file and hash its bytes."""
-    digest, lines = hashlib.sha256(), 0
+    found = Written()
     with path.open("rb") as stream:
         while data := stream.read(1 << 20):
-            digest.update(data)
-            lines += data.count(b"\n")
-    return Product(str(path), lines, digest.hexdigest())
+            found.add(data, data.count(b"\n"))
+    return Product(str(path), found.lines, found.sha256.hexdigest())

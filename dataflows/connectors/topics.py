@@ -185,20 +185,21 @@ class _Lines(StatefulSinkPartition[_Item, Offsets]):
 class LinesSink(OnePartitionSink[_Item, Offsets]):
     """Appends lines of each item to some files; items are ("0", item).
 
-    paths : by name, which is also that of the file's offset in the recovery state. takes : the
-    lines of an item by the same names. written : what is told of them, by the same names.
+    takes : the lines of an item by name. paths : by the same names, which are also those of the
+    files' offsets in the recovery state; what has no path is not written. written : what is told of
+    the lines, by the same names.
     """
+
+    takes: Mapping[str, Take[_Item]]
 
     def __init__(
         self,
         paths: Mapping[str, Path],
-        takes: Mapping[str, Take[_Item]],
         *,
         append: bool,
         written: Mapping[str, Written] | None = None,
     ) -> None:
         self._paths = paths
-        self._takes = takes
         self._append = append
         self._written = written or {}
 
@@ -212,7 +213,7 @@ class LinesSink(OnePartitionSink[_Item, Offsets]):
             )
             for name, path in self._paths.items()
         }
-        return _Lines(files, self._takes)
+        return _Lines(files, self.takes)
 
 
 MARKET_LINES: Mapping[str, Take[MarketPhase]] = {
@@ -232,34 +233,13 @@ EVENT_PRODUCTS = tuple(PUBLISHED_LINES)
 
 class RowsAndFramesSink(LinesSink[MarketPhase]):
     """Appends rows, frames and the audit of the coverage to a file each; items are
-    ("0", MarketPhase).
+    ("0", MarketPhase)."""
 
-    paths : by product, `rows`, `frames` and `audit`; what has no path is not written.
-    """
-
-    def __init__(
-        self,
-        paths: Mapping[str, Path],
-        *,
-        append: bool,
-        written: Mapping[str, Written] | None = None,
-    ) -> None:
-        super().__init__(paths, MARKET_LINES, append=append, written=written)
+    takes = MARKET_LINES
 
 
 class EventsSink(LinesSink[Published]):
     """Appends events, shadow events, suppressions and dead letters to a file each; items are
-    ("0", Published).
+    ("0", Published)."""
 
-    paths : by product, `events`, `shadow`, `suppressed` and `dlq`; what has no path is not written
-    here.
-    """
-
-    def __init__(
-        self,
-        paths: Mapping[str, Path],
-        *,
-        append: bool,
-        written: Mapping[str, Written] | None = None,
-    ) -> None:
-        super().__init__(paths, PUBLISHED_LINES, append=append, written=written)
+    takes = PUBLISHED_LINES
