@@ -129,7 +129,7 @@ def _codecs(epochs: list[dict[str, float]]) -> dict[str, float]:
 
 def _time_the_codecs(notes: Notes) -> Callable[[], None]:
     """Measure every snapshot of a step; the result undoes it."""
-    logic = engine._Logic
+    logic = engine.Logic
     plain = logic.snapshot
 
     def snapshot(self: Any) -> bytes:

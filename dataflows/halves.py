@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import bytewax.operators as op
@@ -18,11 +19,12 @@ from operators.bases import BaseCodec, Bases, KeepBase, Taken
 from operators.budget import Budget, BudgetState
 from operators.context import Context, ContextState
 from operators.detect import Detect
-from operators.engine import ALL, Packed, in_parts, rekey, stateful, to_all
+from operators.engine import ALL, Packed, rekey, stateful, to_all
 from operators.join import by_phase
 from operators.modes import Run
 from operators.normal_state import NormaliseState
 from operators.normalize import Normalize, Warm
+from operators.parts import InParts
 from operators.records import (
     BarItem,
     BarItems,
@@ -66,7 +68,7 @@ def normalize(
     renewals = op.flat_map_batch("renewals", bars, bases.renewals)
     taken: KeyedStream[Taken] = stateful("bases", renewals, KeepBase(), BaseCodec(bases))
     both: KeyedStream[Any] = op.merge("bars-and-bases", bars, taken)
-    rows = in_parts("normalize", both, step, bases)
+    rows = stateful("normalize", both, step, step.codec(), partial(InParts, bases=bases))
     return rows
 
 

@@ -16,11 +16,6 @@ import msgspec
 from bytewax.dataflow import operator
 from bytewax.operators import KeyedStream, StatefulBatchLogic, V
 
-from operators.bases import Base, Bases, Taken
-from operators.normal_state import NormaliseCodec, NormaliseState
-from operators.normalize import Normalize
-from operators.records import BarItem
-
 S = TypeVar("S")
 X_contra = TypeVar("X_contra", contravariant=True)
 Y = TypeVar("Y")
@@ -63,107 +58,42 @@ class Packed(Generic[S]):
         return self._decode(data)
 
 
-class _Logic(StatefulBatchLogic[Any, Any, bytes]):
+class Logic(StatefulBatchLogic[Any, Any, bytes]):
+    """What the engine calls for one key: a step, its state, and how that is stored."""
+
     def __init__(self, step: Step[Any, Any, Any], codec: Codec[Any], state: Any) -> None:
         self._step = step
         self._codec = codec
         self._state = state
 
     def on_batch(self, values: list[Any]) -> tuple[list[Any], bool]:
+        """Take items in their order."""
         outputs: list[Any] = []
         for value in values:
             outputs += self._step.step(self._state, value)
         return outputs, StatefulBatchLogic.RETAIN
 
     def snapshot(self) -> bytes:
+        """Return the bytes of the state, for the recovery store."""
         return self._codec.encode(self._state)
-
-
-class _InParts(_Logic):
-    """The logic of `normalize` where what it stores is a base and what came since."""
-
-    def __init__(
-        self,
-        step: Normalize,
-        codec: NormaliseCodec,
-        state: NormaliseState,
-        bases: Bases,
-    ) -> None:
-        super().__init__(step, codec, state)
-        self._normalize = step
-        self._parts = codec
-        self._bases = bases
-        self._made: Base | None = None
-        self._is_stored = True  # since the last base; of a state that has just begun, perhaps
-        self._waits = state.since is not None
-        if state.since is not None:
-            bases.made.pop(state.since.asset_uid, None)  # by a run that ended in this process
-
-    def on_batch(self, values: list[BarItem | Taken]) -> tuple[list[Any], bool]:
-        self._restore()
-        state, codec = self._state, self._parts
-        outputs: list[Any] = []
-        for value in values:
-            if isinstance(value, Taken):
-                codec.take_up(state, value.number)
-                continue
-            if self._is_stored and state.since is None:
-                self._normalize.begin(state, value)
-                self._hand(codec.begin(state, value))
-            outputs += self._step.step(state, value)
-            if self._is_stored and state.since is not None:
-                self._hand(codec.renew(state, value))
-        return outputs, StatefulBatchLogic.RETAIN
-
-    def _hand(self, base: Base | None) -> None:
-        if base is not None:
-            self._made = base
-            self._is_stored = False
-
-    def on_eof(self) -> tuple[list[Any], bool]:
-        self._restore()
-        self._state.since = None  # `bases` is asked for what it does not hold any more
-        return [], StatefulBatchLogic.RETAIN
-
-    def snapshot(self) -> bytes:
-        self._is_stored = True
-        if self._made is not None:  # not before the epoch that stores that it is offered
-            self._bases.made[self._made.asset_uid], self._made = self._made, None
-        return super().snapshot()
-
-    def _restore(self) -> None:
-        if self._waits:
-            self._waits = False
-            base = self._bases.restored.pop(self._state.since.asset_uid, None)
-            self._parts.restore(self._state, base)
-
-
-@operator
-def in_parts(
-    step_id: str,
-    up: KeyedStream[Any],
-    step: Normalize,
-    bases: Bases,
-) -> KeyedStream[Any]:
-    """Run `normalize` for every key of a stream of bars and taken bases."""
-    codec = step.codec()
-
-    def build(resumed: bytes | None) -> _InParts:
-        state = step.initial() if resumed is None else codec.decode(resumed)
-        return _InParts(step, codec, state, bases)
-
-    return op.stateful_batch("step", up, build)
 
 
 @operator
 def stateful(
-    step_id: str, up: KeyedStream[Any], step: Step[Any, Any, Any], codec: Codec[Any]
+    step_id: str,
+    up: KeyedStream[Any],
+    step: Step[Any, Any, Any],
+    codec: Codec[Any],
+    logic: Callable[[Any, Any, Any], Logic] = Logic,
 ) -> KeyedStream[Any]:
-    """Run a step for every key of a stream."""
+    """Run a step for every key of a stream.
 
-    def build(resumed: bytes | None) -> _Logic:
+    logic : what the engine calls for a key, made of step, codec and state.
+    """
+
+    def build(resumed: bytes | None) -> Logic:
         state = step.initial() if resumed is None else codec.decode(resumed)
-        return _Logic(step, codec, state)
+        return logic(step, codec, state)
 
     return op.stateful_batch("step", up, build)
 

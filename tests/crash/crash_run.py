@@ -188,9 +188,9 @@ def hook(hooks: Hooks) -> None:
 
 def _hook_snapshots(hooks: Hooks) -> None:
     """Before and after each step's snapshot, and while the engine writes its store."""
-    inner = engine._Logic.snapshot
+    inner = engine.Logic.snapshot
 
-    def snapshot(self: engine._Logic) -> bytes:
+    def snapshot(self: engine.Logic) -> bytes:
         point = f"snapshot {type(self._step).__name__.lower()}"
         hooks.reach(f"{point} before")
         data = inner(self)
@@ -202,7 +202,7 @@ def _hook_snapshots(hooks: Hooks) -> None:
             later.start()
         return data
 
-    engine._Logic.snapshot = snapshot  # type: ignore[method-assign]
+    engine.Logic.snapshot = snapshot  # type: ignore[method-assign]
 
 
 def _hook_torn(hooks: Hooks) -> None:

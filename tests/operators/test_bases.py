@@ -34,12 +34,13 @@ from minutes import (
 
 from operators import normal_state, normalize
 from operators.bases import Base, BaseCodec, Bases, Held, KeepBase
-from operators.engine import _InParts, _Logic
+from operators.engine import Logic
 from operators.inputs import HEAD, VERDICTS, Player, Recorder
 from operators.kernel import WEIGHT_MAX
 from operators.lattice import HOUR_MS, MINUTE_MS
 from operators.normal_state import NormaliseState, Reset
 from operators.normalize import Normalize
+from operators.parts import InParts
 from operators.records import BarItem, Row
 
 NINE = MIDNIGHT + 9 * HOUR_MS
@@ -69,10 +70,10 @@ class Process:
         self.bases = Bases()
         codec, keep, held = step.codec(), BaseCodec(self.bases), Held()
         state = step.initial() if store.state is None else codec.decode(store.state)
-        self.normalize = _InParts(step, codec, state, self.bases)
+        self.normalize = InParts(step, codec, state, self.bases)
         if store.base is not None:
             held = keep.decode(store.base)
-        self.keep = _Logic(KeepBase(), keep, held)
+        self.keep = Logic(KeepBase(), keep, held)
         self.awake: set[str] = set()
 
     @property
@@ -444,5 +445,5 @@ def test_a_base_of_a_run_that_ended_is_not_handed_on() -> None:
     store = parted()
     bases = Bases()
     bases.made[0] = Base(0, 1, b"")
-    _InParts(SOON, SOON.codec(), SOON_CODEC.decode(store.state or b""), bases)
+    InParts(SOON, SOON.codec(), SOON_CODEC.decode(store.state or b""), bases)
     assert not bases.made

@@ -1,0 +1,77 @@
+"""How the engine runs `normalize` where what it stores is a base and what came since.
+
+Rules of this file: a state that came from the store waits for its base until the first item; a base
+that is made is sent no sooner than an epoch has stored that it is offered; at the end of a stream
+the state is stored whole.  Decision 18.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bytewax.operators import StatefulBatchLogic
+
+from operators.bases import Base, Bases, Taken
+from operators.engine import Logic
+from operators.normal_state import NormaliseCodec, NormaliseState
+from operators.normalize import Normalize
+from operators.records import BarItem
+
+
+class InParts(Logic):
+    """The logic of `normalize` where what it stores is a base and what came since."""
+
+    def __init__(
+        self,
+        step: Normalize,
+        codec: NormaliseCodec,
+        state: NormaliseState,
+        bases: Bases,
+    ) -> None:
+        super().__init__(step, codec, state)
+        self._normalize = step
+        self._parts = codec
+        self._bases = bases
+        self._made: Base | None = None
+        self._is_stored = True  # since the last base; of a state that has just begun, perhaps
+        self._waits = state.since is not None
+        if state.since is not None:
+            bases.made.pop(state.since.asset_uid, None)  # by a run that ended in this process
+
+    def on_batch(self, values: list[BarItem | Taken]) -> tuple[list[Any], bool]:
+        self._restore()
+        state, codec = self._state, self._parts
+        outputs: list[Any] = []
+        for value in values:
+            if isinstance(value, Taken):
+                codec.take_up(state, value.number)
+                continue
+            if self._is_stored and state.since is None:
+                self._normalize.begin(state, value)
+                self._hand(codec.begin(state, value))
+            outputs += self._step.step(state, value)
+            if self._is_stored and state.since is not None:
+                self._hand(codec.renew(state, value))
+        return outputs, StatefulBatchLogic.RETAIN
+
+    def _hand(self, base: Base | None) -> None:
+        if base is not None:
+            self._made = base
+            self._is_stored = False
+
+    def on_eof(self) -> tuple[list[Any], bool]:
+        self._restore()
+        self._state.since = None  # `bases` is asked for what it does not hold any more
+        return [], StatefulBatchLogic.RETAIN
+
+    def snapshot(self) -> bytes:
+        self._is_stored = True
+        if self._made is not None:  # not before the epoch that stores that it is offered
+            self._bases.made[self._made.asset_uid], self._made = self._made, None
+        return super().snapshot()
+
+    def _restore(self) -> None:
+        if self._waits:
+            self._waits = False
+            base = self._bases.restored.pop(self._state.since.asset_uid, None)
+            self._parts.restore(self._state, base)
