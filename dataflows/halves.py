@@ -17,7 +17,7 @@ from dataflows.version import GIT_COMMIT, PRODUCER
 from operators.assemble import Assemble, AssemblyCodec
 from operators.bases import BaseCodec, Bases, KeepBase, Taken
 from operators.budget import Budget, BudgetState
-from operators.context import Context, ContextState
+from operators.context import Context
 from operators.detect import Detect
 from operators.engine import ALL, Packed, rekey, stateful, to_all
 from operators.join import by_phase
@@ -129,7 +129,8 @@ class Products(NamedTuple):
 
 def judge(marked: KeyedStream[RowItem], packs: Packs, run: Run | None = None) -> Products:
     """Join the assets, score the candidates, cap the events, and send each where the run says."""
-    joined = stateful("context", _gathered(marked), Context(packs), Packed(ContextState))
+    context = Context(packs)
+    joined = stateful("context", _gathered(marked), context, context.codec())
     market = rekey("market", joined, to_all, MarketPhase)
     by_asset = rekey("scatter", joined, _asset_key, ScoreItem)
     scored = stateful("score", by_asset, Score(packs, PRODUCER, GIT_COMMIT), Packed(ScoreState))

@@ -52,7 +52,8 @@ from dataflows.version import GIT_COMMIT, PRODUCER
 from operators import universe
 from operators.activity import Past
 from operators.budget import Budget
-from operators.context import STEP_TF, Context, ContextState, Marked
+from operators.context import STEP_TF, Context, Marked
+from operators.context_state import ContextState
 from operators.detect import Detect, is_of_assets
 from operators.marketwide import Marketwide, market_row
 from operators.publish import frame_json

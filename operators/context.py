@@ -10,11 +10,10 @@ from __future__ import annotations
 import msgspec
 
 from operators import activity, rotation, scans, universe
-from operators.activity import Activity
+from operators.context_state import ContextCodec, ContextState, Firing
 from operators.events import WINDOW_SEC
 from operators.formulas.crosssection import dispersion, lead_index
 from operators.formulas.elementary import round12
-from operators.join import Join
 from operators.lattice import MINUTE_MS, seconds_to_next_hour
 from operators.marketwide import Marketwide, market_row
 from operators.modes import LIVE, lane_of
@@ -33,15 +32,12 @@ from operators.records import (
     ScoreItem,
     TierMove,
 )
-from operators.rotation import RotationState
-from operators.score import holds_in_tier, longest_quiet_ms, on_frames, rate
-from operators.tiers import TierState, step_tiers, tier_of
-from operators.universe import UniverseState
+from operators.score import holds_in_tier, least_bars_of_a_mute, on_frames, quiet_ms, rate
+from operators.tiers import step_tiers, tier_of
 from operators.verdicts import DQ_OK, DQ_PARTIAL, DQ_STALE
 from packs.loader import Detector, Packs
 from packs.schema import MINUTE_TF, TIMEFRAMES
 
-VERSION = 3  # of the state
 STEP_TF = "15m"  # of rotation
 RS_LIST_LENGTH = 5
 LEADER_EPSILON = 1e-9  # build plan 6.4: below this nobody leads and the first major stands in
@@ -60,25 +56,6 @@ SPIKE_FLAGS = (
 Marked = tuple[Row, tuple[Candidate, ...] | None]
 
 
-class ContextState(msgspec.Struct):
-    """Everything the join remembers.
-
-    fired : the assets that scoring may have muted: the newest label with candidates, by timeframe.
-    """
-
-    version: int = VERSION
-    join: Join[RowItem] = msgspec.field(default_factory=Join[RowItem])
-    activity: Activity = msgspec.field(default_factory=Activity)
-    tiers: TierState = msgspec.field(default_factory=TierState)
-    last: dict[str, dict[int, Row]] = {}
-    revisions: dict[str, int] = {}
-    spiked: dict[int, bool] = {}
-    fired: dict[int, dict[str, int]] = {}
-    approx: bool = False
-    universe: UniverseState = msgspec.field(default_factory=UniverseState)
-    rotation: RotationState = msgspec.field(default_factory=RotationState)
-
-
 class Context:
     """`RowItem`s of all assets in; `MarketPhase`, then a `ScoreItem` of MARKET and of each asset
     with which scoring has something to do: it has candidates, or may be muted.
@@ -92,17 +69,23 @@ class Context:
         self._naming = Naming(packs.features)
         self._marketwide = Marketwide(packs)
         self._detectors: dict[str, Detector] = {d.detector_id: d for d in packs.detectors}
-        self._quiet_ms: dict[str, int] = {tf: longest_quiet_ms(packs, tf) for tf in TIMEFRAMES}
+        self._quiet_ms: dict[str, dict[str, int]] = {
+            tf: {name: quiet_ms(detector, tf) for name, detector in self._detectors.items()}
+            for tf in TIMEFRAMES
+        }
+        self._least_bars = least_bars_of_a_mute(packs.scoring)
         self._all_are_scored = any(on_frames(packs).values())
 
     def initial(self) -> ContextState:
         """Return the state before the first minute."""
         return ContextState()
 
+    def codec(self) -> ContextCodec:
+        """Return how the state is stored."""
+        return ContextCodec([*self._detectors], self._least_bars)
+
     def step(self, state: ContextState, came: RowItems) -> list[MarketPhase | ScoreItem]:
         """Take some assets' items of a phase; return the phases that are complete."""
-        if state.version < VERSION:
-            _migrate(state)
         phase, outputs = came.phase, list[MarketPhase | ScoreItem]()
         by_asset = {item.asset_uid: item for item in came.items}
         assert len(by_asset) == len(came.items), f"an asset sent {phase} twice"
@@ -162,27 +145,51 @@ class Context:
     def _is_scored(self, state: ContextState, item: RowItem) -> bool:
         """Tell whether scoring has something to do with an asset's share of a phase.
 
-        Without candidates it only ends a mute, on the first row of the timeframe that comes late
-        enough after the last candidate: for no detector later than after `longest_quiet_ms`.
+        Without candidates it only ends the mutes of detectors that have fallen silent.
         """
-        if self._all_are_scored:
-            return True
+        fires = any(item.candidates)
         fired = state.fired.get(item.asset_uid)
-        if any(item.candidates):
-            fired = {} if fired is None else fired
-            for row, candidates in zip(item.rows, item.candidates, strict=True):
-                if candidates:
-                    fired[row.tf] = row.exchange_ts_ms
-            state.fired[item.asset_uid] = fired
-            return True
-        if fired is None:  # nearly every item
-            return False
-        for row in item.rows:
-            if row.exchange_ts_ms - fired.get(row.tf, row.exchange_ts_ms) > self._quiet_ms[row.tf]:
+        if fired is None:
+            if not fires:  # nearly every item
+                return self._all_are_scored
+            fired = state.fired[item.asset_uid] = {}
+        may_be_muted = False
+        for row, candidates in zip(
+            item.rows, item.candidates or ((),) * len(item.rows), strict=True
+        ):
+            own = fired.setdefault(row.tf, {})
+            may_be_muted = self._follow(own, row, candidates) or may_be_muted
+            if not own:
                 del fired[row.tf]
         if not fired:
             del state.fired[item.asset_uid]
-        return True
+        return fires or may_be_muted or self._all_are_scored
+
+    def _follow(
+        self, fired: dict[str, Firing], row: Row, candidates: tuple[Candidate, ...]
+    ) -> bool:
+        """Note what a row's candidates say of a timeframe's detectors; tell whether scoring may
+        have muted one up to this row.
+
+        A run of scoring is never longer than what is noted here, which also counts what the gates
+        forbid; a run that is not muted ends without a word, whether scoring sees it or not.
+        """
+        label, quiet_ms = row.exchange_ts_ms, self._quiet_ms[row.tf]
+        firing = dict.fromkeys(candidate.detector_id for candidate in candidates)
+        may_be_muted = False
+        for name, found in [*fired.items()]:
+            loud = found.bars >= self._least_bars
+            may_be_muted = may_be_muted or loud
+            silent = label - found.last_ms > quiet_ms.get(name, -1)  # none: of another pack
+            if silent and not (name in firing and loud):
+                del fired[name]
+        for name in firing:
+            known = fired.get(name)
+            if known is None:
+                fired[name] = Firing(label)
+            elif label > known.last_ms:
+                known.last_ms, known.bars = label, known.bars + 1
+        return may_be_muted
 
     def _market_item(self, phase: Phase, frames: tuple[Frame, ...]) -> ScoreItem:
         """Return the market's own rows with what its detectors find on them."""
@@ -397,13 +404,6 @@ def _marked(items: list[RowItem]) -> list[Marked]:
         else:
             marked += [(row, None) for row in rows]
     return marked
-
-
-def _migrate(state: ContextState) -> None:
-    """Bring a state of version 2 to this one: every asset may be muted."""
-    for uid, past in state.activity.past.items():
-        state.fired[uid] = dict.fromkeys(TIMEFRAMES, past.newest_ms)
-    state.version = VERSION
 
 
 def _unchanged(phase: Phase) -> list[MarketPhase | ScoreItem]:

@@ -8,7 +8,8 @@ import msgspec
 
 from operators.assemble import Assemble, AssemblyState
 from operators.budget import Budget, BudgetState
-from operators.context import Context, ContextState
+from operators.context import Context
+from operators.context_state import ContextState
 from operators.detect import Detect
 from operators.feed import Item
 from operators.join import by_phase

@@ -192,7 +192,7 @@ def give_membership(
     last: dict[str, dict[int, Any]],
 ) -> None:
     """Write the membership of its asset into each row, and take it as the newest of its timeframe
-    (`context.ContextState.last`)."""
+    (`ContextState.last`)."""
     for item in items:
         uid = item.asset_uid
         is_inside = uid in inside

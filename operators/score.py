@@ -11,6 +11,7 @@ between bar labels (design D12).  Build plan 10; numerics 9.
 from __future__ import annotations
 
 from functools import partial
+from math import ceil
 
 import msgspec
 
@@ -210,7 +211,7 @@ class Score:
         again."""
         key, label = _run_key(detector, row.tf), row.exchange_ts_ms
         run = state.runs.get(key)
-        if run is None or not (run.muted or label - run.last_ms <= _quiet_ms(detector, row.tf)):
+        if run is None or not (run.muted or label - run.last_ms <= quiet_ms(detector, row.tf)):
             state.runs[key] = Run(label, label)
         elif label > run.last_ms:
             run.last_ms, run.fired = label, run.fired + 1
@@ -263,7 +264,7 @@ class Score:
                 del state.runs[key]
                 continue
             silent_ms = row.exchange_ts_ms - run.last_ms
-            if tf != row.tf or detector_id in firing or silent_ms <= _quiet_ms(detector, row.tf):
+            if tf != row.tf or detector_id in firing or silent_ms <= quiet_ms(detector, row.tf):
                 continue
             del state.runs[key]
             if run.muted:
@@ -353,10 +354,9 @@ def on_frames(packs: Packs) -> dict[str, list[Detector]]:
     }
 
 
-def longest_quiet_ms(packs: Packs, tf: str) -> int:
-    """Return after how long without a candidate of any detector every run of a timeframe is over
-    with the next row."""
-    return max((_quiet_ms(detector, tf) for detector in packs.detectors), default=0)
+def least_bars_of_a_mute(scoring: Scoring) -> int:
+    """Return on how many bars of a run a detector has fired at least when it is muted."""
+    return max(1, ceil(LEVEL_SHIFT_SHARE * scoring.level_shift_bars))
 
 
 def novelty(scoring: Scoring, detector: Detector, last: Emission | None, label_ms: int) -> float:
@@ -453,7 +453,7 @@ def _run_key(detector: Detector, tf: str) -> str:
     return f"{detector.detector_id}:{tf}"
 
 
-def _quiet_ms(detector: Detector, tf: str) -> int:
+def quiet_ms(detector: Detector, tf: str) -> int:
     """Return how long a detector is silent before its run is over: one bar without is no end."""
     return max(int(detector.cooldown_s * 1000), 2 * 1000 * WINDOW_SEC[tf])
 

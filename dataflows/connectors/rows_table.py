@@ -23,7 +23,8 @@ import msgspec
 import orjson
 
 from operators import activity
-from operators.context import LEADER_WINDOW_MIN, Context, ContextState
+from operators.context import LEADER_WINDOW_MIN, Context
+from operators.context_state import ContextState
 from operators.events import WINDOW_SEC
 from operators.expressions import ColumnType
 from operators.lattice import MINUTE_MS

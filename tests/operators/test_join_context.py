@@ -12,10 +12,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from operators.context import Context, ContextState
+from operators.context import Context
+from operators.context_state import ContextState
 from operators.join import PENDING_PHASES_MAX, Join, by_phase
 from operators.lattice import HOUR_MS, MINUTE_MS
 from operators.records import (
@@ -746,10 +747,19 @@ class Everybody(Context):
         return True
 
 
-def scored_by(step: Context, fires: Sequence[bool], longer: Sequence[bool]) -> list[Any]:
-    """Return all that scoring says of one of two assets, minute by minute.
+FOUND = {
+    "nothing": (),
+    "volume": (candidate(VOL, 9.0),),
+    "volume, gated": (candidate(VOL, 9.0, gate="dq"),),
+    "spread": (candidate(SPREAD, 9.0),),
+    "both": (candidate(VOL, 9.0), candidate(SPREAD, 9.0)),
+}
 
-    fires, longer : whether its minute, and its quarter hour where one ends, has a candidate.
+
+def scored_by(step: Context, found: Sequence[str], longer: Sequence[bool]) -> list[Any]:
+    """Return all that scoring says of one of two assets, minute by minute, and what it remembers.
+
+    found : on its minutes. longer : whether its quarter hours have a candidate.
     """
     market, score, said = Market(), Score(PACKS, "alpha-detector@test"), list[Any]()
     market.step = step
@@ -761,42 +771,79 @@ def scored_by(step: Context, fires: Sequence[bool], longer: Sequence[bool]) -> l
             if scored.n_candidates or scored.closed:
                 said.append(msgspec.structs.replace(scored, phase=None))
 
-    for minute, fired in enumerate(fires):
-        found = (candidate(VOL, 9.0),) if fired else ()
-        close(items(minute, (asset(0), asset(1, *found))))
+    for minute, kind in enumerate(found):
+        close(items(minute, (asset(0), asset(1, *FOUND[kind]))))
         if minute % 15 == 14:
-            found = (candidate(VOL, 9.0),) if longer[minute // 15] else ()
-            close(longer_rows("15m", minute, asset(0), asset(1, *found)))
+            candidates = (candidate(VOL, 9.0),) if longer[minute // 15 % len(longer)] else ()
+            close(longer_rows("15m", minute, asset(0), asset(1, *candidates)))
+    for state in states.values():
+        state.runs = {key: run for key, run in state.runs.items() if run.muted}
     return [said, states]
 
 
 @given(
-    st.lists(st.tuples(st.booleans(), st.integers(1, 140)), min_size=1, max_size=5),
-    st.lists(st.booleans(), min_size=50, max_size=50),
+    st.lists(
+        st.tuples(
+            st.lists(st.sampled_from(sorted(FOUND)), min_size=1, max_size=6), st.integers(1, 40)
+        ),
+        min_size=1,
+        max_size=5,
+    ),
+    st.lists(st.booleans(), min_size=1, max_size=50),
 )
+@example([(["volume"], 40), (["nothing"], 140)], [False])
+@example([(["volume", "volume", "volume", "volume", "nothing"], 9), (["nothing"], 140)], [True])
+@example([(["volume"], 23), (["nothing"], 6), (["volume"], 1), (["nothing"], 140)], [False])
+@example([(["both"], 40), (["volume, gated"], 30), (["spread"], 30), (["nothing"], 140)], [True])
 @settings(max_examples=25, deadline=None)
 def test_property_who_is_not_scored_has_nothing_to_say(
-    runs: list[tuple[bool, int]], longer: list[bool]
+    runs: list[tuple[list[str], int]], longer: list[bool]
 ) -> None:
     """Drafts, suppressions and the notes on mutes are those of a market that scores everybody, and
-    so is what scoring remembers."""
-    fires = [fired for fired, minutes in runs for _ in range(minutes)]
-    assert scored_by(Context(PACKS), fires, longer) == scored_by(Everybody(PACKS), fires, longer)
+    so is what scoring remembers but for runs that end without a word."""
+    found = [kind for kinds, times in runs for _ in range(times) for kind in kinds]
+    assert scored_by(Context(PACKS), found, longer) == scored_by(Everybody(PACKS), found, longer)
 
 
-def test_after_an_upgrade_every_asset_may_be_muted() -> None:
-    """A state of version 2 does not know who fired: all are scored until no mute can be left."""
+def test_only_who_fires_or_may_be_muted_is_scored() -> None:
+    """A detector is muted after it has fired on nearly all of thirty bars, so that its silence is
+    of no interest before it has fired on 24."""
+    for fired, told in ((23, 0), (24, 1)):
+        market = Market()
+        for minute in range(fired):
+            assert len(market.phase(minute, asset(0), asset(1, candidate(VOL)))[1]) == 2
+        assert len(market.phase(fired, asset(0), asset(1))[1]) - 1 == told
+        for minute in range(fired + 1, fired + 40):
+            market.phase(minute, asset(0), asset(1))
+        assert not market.state.fired
+
+
+def earlier(state: ContextState, version: int) -> bytes:
+    """Return a state as a version before 4 wrote it: rows with the names of their columns, and of
+    who fired the newest label by timeframe, if anything."""
+    plain = msgspec.to_builtins(state)
+    del plain["fired"]
+    if version == 3:
+        plain["fired"] = {0: {"1m": T0}}
+    return msgspec.msgpack.encode(plain | {"version": version})
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_after_an_upgrade_every_asset_may_be_muted(version: int) -> None:
+    """An earlier state does not know what fired: all are scored until no mute can be left."""
     market, pair = Market(), (asset(0), asset(1))
     market.phase(0, *pair)
-    market.state.version = 2
+    before = market.state
+    market.state = market.step.codec().decode(earlier(before, version))
+    assert msgspec.structs.replace(market.state, fired={}) == before
     counts = []
     for minute in range(1, 300):
         counts.append(len(market.phase(minute, *pair)[1]) - 1)
         if minute % 15 == 14:
             closed(market, longer_rows("1h" if minute % 60 == 59 else "15m", minute, *pair))
     assert counts == [2] * counts.count(2) + [0] * counts.count(0)
-    assert 120 < counts.count(2) <= 180  # two hours of silence, then the row of an hour
-    assert market.state.version == ContextState().version
+    assert 10 < counts.count(2) <= 180  # the longest silence that ends a run
+    assert not market.state.fired
 
 
 def test_an_outsider_is_heard_in_the_very_minute_in_which_it_is_hot() -> None:
@@ -1058,8 +1105,8 @@ def test_property_state_can_be_saved_and_loaded_anywhere(
     found: list[MarketPhase | ScoreItem] = []
     for k, item in enumerate(arrived):
         if k in cuts:
-            data = msgspec.msgpack.encode(resumed.state)
-            resumed.state = msgspec.msgpack.decode(data, type=ContextState)
+            codec = resumed.step.codec()
+            resumed.state = codec.decode(codec.encode(resumed.state))
         found += resumed.feed([item])
     assert found == expected
     assert resumed.state == whole.state
