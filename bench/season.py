@@ -41,7 +41,7 @@ def bars(days: int, seed: int) -> list[BarItem]:
             "oi_close_base": oi,
             "oi_staleness_ms": 1000,
             "funding_h_1": rate,
-            "basis_bp_m_1": rounded(rng.gauss(-3.0, 2.0)),
+            "basis_bp_m_1": rounded(rng.gauss(0.0, 0.35)),
             "time_to_next_funding_sec": 60,
             "spread_mean_m_1": rounded(0.01 * math.exp(abs(rng.gauss(0.0, 0.3)))),
             "spread_p95_m_1": 0.03,
