@@ -7,8 +7,8 @@ normalisation remembers, its baselines, is the same after a minute but for a few
 `normalize` stores a log of what they were given since their base, and the step `bases` holds the
 base under the same key: it is awake, and so written, in the epochs of a renewal only.
 
-Rules of this file: a base that `normalize` made waits in memory until it is stored that there is
-one, and the next bar of its asset carries it to `bases`, in the same epoch as that bar; there it is
+Rules of this file: a base that takes the place of another waits in memory until it is stored that
+there is one, and the next bar of its asset carries it to `bases`, in the same epoch as that bar; there it is
 taken up, and `normalize` hears of it in that epoch, before which it goes on to refer to the older
 one. `bases` lies upstream, so that the engine hands `normalize` no bar before all bases are
 restored: an operator takes no item of an epoch before its frontier has reached that epoch, and that

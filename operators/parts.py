@@ -1,8 +1,9 @@
 """How the engine runs `normalize` where what it stores is a base and what came since.
 
 Rules of this file: a state that came from the store waits for its base until the first item; a base
-that is made is sent no sooner than an epoch has stored that it is offered; at the end of a stream
-the state is stored whole.  Decision 18.
+that takes the place of another is sent no sooner than an epoch has stored that it is offered, the
+first at once, because nothing that is stored refers to one before it; at the end of a stream the
+state is stored whole.  Decision 18.
 """
 
 from __future__ import annotations
@@ -48,15 +49,16 @@ class InParts(Logic):
                 continue
             if self._is_stored and state.since is None:
                 self._normalize.begin(state, value)
-                self._hand(codec.begin(state, value))
+                self._send(codec.begin(state, value))
             outputs += self._step.step(state, value)
             if self._is_stored and state.since is not None:
-                self._hand(codec.renew(state, value))
+                self._made = codec.renew(state, value)
+                self._is_stored = self._made is None
         return outputs, StatefulBatchLogic.RETAIN
 
-    def _hand(self, base: Base | None) -> None:
-        if base is not None:
-            self._made = base
+    def _send(self, first: Base | None) -> None:
+        if first is not None:
+            self._bases.made[first.asset_uid] = first
             self._is_stored = False
 
     def on_eof(self) -> tuple[list[Any], bool]:
@@ -66,7 +68,7 @@ class InParts(Logic):
 
     def snapshot(self) -> bytes:
         self._is_stored = True
-        if self._made is not None:  # not before the epoch that stores that it is offered
+        if self._made is not None:
             self._bases.made[self._made.asset_uid], self._made = self._made, None
         return super().snapshot()
 
