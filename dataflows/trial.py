@@ -53,14 +53,13 @@ from operators import universe
 from operators.activity import Past
 from operators.budget import Budget
 from operators.context import STEP_TF, Context, Marked
-from operators.context_state import ContextState
+from operators.context_state import READ, ContextState, Newest
 from operators.detect import Detect, is_of_assets
 from operators.marketwide import Marketwide, market_row
 from operators.publish import frame_json
 from operators.records import (
     MARKET_UID,
     Candidate,
-    Columns,
     Frame,
     Phase,
     Row,
@@ -76,8 +75,6 @@ from packs.schema import MINUTE_TF, TIMEFRAMES
 
 FRAMES = "frames"
 PRODUCTS = (FRAMES, *PUBLISHED_LINES)
-# What a frame is made of, by name of the pack.
-_IN_FRAMES = ("dq_status", "rs_score_m_5", "ret_m_5", "z_vol_m_1", "oi_roc_m_5")
 _FRAME_IDENTITY = ("tf", "exchange_ts", "revision", "extras")
 
 
@@ -265,10 +262,6 @@ class _Trial:
         self._budget = Budget(packs, REPLAY)
         self._settled = self._budget.initial()
         self._unseen: dict[str, tuple[str, ...]] = {tf: unseen_of(packs, tf) for tf in TIMEFRAMES}
-        self._names: dict[str, list[str]] = {
-            tf: [packs.features.names(tf).get(name, name) for name in _IN_FRAMES]
-            for tf in TIMEFRAMES
-        }
         self._offsets = table.column(OFFSET)
         self._muted: set[int] = set()
         self._sealed: Entry | None = None
@@ -372,18 +365,18 @@ class _Trial:
     def _bring(self, entry: Entry) -> None:
         """Put the rows of a phase into the state, with what a frame is made of."""
         read = self._read(entry, UID, TF, "symbol", VOLUME, STRENGTH)
-        columns = self._read(entry, *_IN_FRAMES)
+        columns = self._read(entry, *READ)
         state, label = self._state, entry.minute_ms
         for (uid, place, symbol, volume, strength), values in zip(
             zip(*read, strict=True), zip(*columns, strict=True), strict=True
         ):
             tf = TIMEFRAMES[place]
-            named: Columns = dict(zip(self._names[tf], values, strict=True))
-            state.last.setdefault(tf, {})[uid] = Row(uid, symbol, tf, label, 0, named)
+            newest = Newest(uid, symbol, label, *values)
+            state.last.setdefault(tf, {})[uid] = newest
             self._volumes[tf][uid] = Past(label, [volume], [])
             if tf == STEP_TF:
                 known = state.rotation.assets.setdefault(uid, Strength())
-                step = Step(label, strength, values[_IN_FRAMES.index("z_vol_m_1")])
+                step = Step(label, strength, newest.z_vol_m_1)
                 known.steps = [*known.steps[-(STEPS - 1) :], step]
 
     # --- scoring -----------------------------------------------------------------------------

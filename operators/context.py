@@ -7,10 +7,12 @@ next revision but never moves membership (design D13, D14).  Build plan 6, 7; de
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from operators import activity, rotation, scans, universe
-from operators.context_state import ContextCodec, ContextState, Firing
+from operators.context_state import READ, ContextCodec, ContextState, Firing, Newest
 from operators.events import WINDOW_SEC
 from operators.formulas.crosssection import dispersion, lead_index
 from operators.formulas.elementary import round12
@@ -67,6 +69,9 @@ class Context:
         self._packs = packs
         self._policy = packs.universe
         self._naming = Naming(packs.features)
+        self._read: dict[str, tuple[str, ...]] = {
+            tf: tuple([self._naming.stored(name, tf) for name in READ]) for tf in TIMEFRAMES
+        }
         self._marketwide = Marketwide(packs)
         self._detectors: dict[str, Detector] = {d.detector_id: d for d in packs.detectors}
         self._quiet_ms: dict[str, dict[str, int]] = {
@@ -82,7 +87,7 @@ class Context:
 
     def codec(self) -> ContextCodec:
         """Return how the state is stored."""
-        return ContextCodec([*self._detectors], self._least_bars)
+        return ContextCodec(self._read, [*self._detectors], self._least_bars)
 
     def step(self, state: ContextState, came: RowItems) -> list[MarketPhase | ScoreItem]:
         """Take some assets' items of a phase; return the phases that are complete."""
@@ -289,7 +294,9 @@ class Context:
         """Give each row its asset's membership, in its own columns: from here on it is the newest
         of its timeframe."""
         coverage = state.universe
-        scans.give_membership(items, members, coverage.hot, coverage.revision, state.last)
+        scans.give_membership(
+            items, members, coverage.hot, coverage.revision, state.last, self._read, Newest
+        )
 
     # --- the frame ---------------------------------------------------------------------------
 
@@ -298,20 +305,19 @@ class Context:
         rows = [newest[uid] for uid in sorted(newest)]
         inside = members.union(state.universe.hot)
         covered = [row for row in rows if row.asset_uid in inside]
-        eligible = [row for row in covered if row.columns["dq_status"] == DQ_OK]
-        rs_score = self._naming.stored("rs_score_m_5", tf)
+        eligible = [row for row in covered if row.dq_status == DQ_OK]
         # In asset order, and sorting downwards leaves equal scores in their order.
-        scores = [row.columns[rs_score] for row in eligible]
+        scores = [row.rs_score_m_5 for row in eligible]
         places = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
         ranking = [eligible[place] for place in places]
         columns: Columns = {
-            **self._leader(state, eligible, ranking, rows),
+            **self._leader(state, tf, eligible, ranking, rows),
             "shock_count_5s": self._shocks(state),
             "approx": state.approx,
             "rs_top": [row.symbol for row in ranking[:RS_LIST_LENGTH]],
             "rs_bottom": [row.symbol for row in ranking[: -RS_LIST_LENGTH - 1 : -1]],
-            "return_dispersion_m_5": self._dispersion(eligible, "ret_m_5"),
-            "vol_dispersion_m_5": self._dispersion(eligible, "z_vol_m_1"),
+            "return_dispersion_m_5": _dispersion([row.ret_m_5 for row in eligible]),
+            "vol_dispersion_m_5": _dispersion([row.z_vol_m_1 for row in eligible]),
             "eligible_count": len(eligible),
             "excluded_count": len(covered) - len(eligible),
             "universe_size": len(members),
@@ -331,20 +337,17 @@ class Context:
         columns |= _frame_quality(len(eligible), self._policy.min_assets_for_context)
         revision = state.revisions.get(tf, -1) + 1
         state.revisions[tf] = revision
-        spread = self._dispersion(eligible, "rs_score_m_5")
+        spread = _dispersion(scores)
         extras = {} if spread is None else {"rs_dispersion_m_5": spread}
         return Frame(tf, label, revision, columns, extras)
 
-    def _dispersion(self, rows: list[Row], name: str) -> float | None:
-        """Return the dispersion of a column over the rows that know it."""
-        if not rows:
-            return None
-        stored = self._naming.stored(name, rows[0].tf)  # all of one timeframe
-        value = dispersion(scans.floats_of(rows, stored))
-        return None if value is None else round12(value)
-
     def _leader(
-        self, state: ContextState, eligible: list[Row], ranking: list[Row], rows: list[Row]
+        self,
+        state: ContextState,
+        tf: str,
+        eligible: list[Newest],
+        ranking: list[Newest],
+        rows: list[Newest],
     ) -> Columns:
         """Return the asset whose flow leads and its share of the dollar volume (plan 6.4)."""
         decile = ranking[: -(-len(ranking) // 10)]
@@ -353,7 +356,7 @@ class Context:
         pool = [row for row in eligible if row.symbol in majors or row.asset_uid in named]
         best, best_lead = None, LEADER_EPSILON
         for row in pool:
-            lead = self._lead(row)
+            lead = _lead(row)
             if lead == best_lead:
                 best = None  # a tie: nobody leads (plan 6.4)
             elif lead > best_lead:
@@ -367,20 +370,14 @@ class Context:
         return {
             "leader": best.symbol,
             "leader_uid": best.asset_uid,
-            "dominance_share": self._dominance(state, best, eligible),
-            "leader_z_vol": self._naming.read(best, "z_vol_m_1"),
+            "dominance_share": self._dominance(state, tf, best, eligible),
+            "leader_z_vol": best.z_vol_m_1,
         }
 
-    def _lead(self, row: Row) -> float:
-        ret, z_vol, oi_roc = (
-            self._naming.read(row, name) for name in ("ret_m_5", "z_vol_m_1", "oi_roc_m_5")
-        )
-        if not isinstance(ret, float) or not isinstance(z_vol, float):
-            return 0.0
-        return lead_index(ret, z_vol, oi_roc if isinstance(oi_roc, float) else None)
-
-    def _dominance(self, state: ContextState, leader: Row, eligible: list[Row]) -> float | None:
-        window_ms = max(LEADER_WINDOW_MIN * MINUTE_MS, 1000 * WINDOW_SEC[leader.tf])
+    def _dominance(
+        self, state: ContextState, tf: str, leader: Newest, eligible: list[Newest]
+    ) -> float | None:
+        window_ms = max(LEADER_WINDOW_MIN * MINUTE_MS, 1000 * WINDOW_SEC[tf])
         since = leader.exchange_ts_ms - window_ms
         shares = activity.volumes_since(state.activity, [r.asset_uid for r in eligible], since)
         total = scans.total(list(shares.values()), 0)
@@ -404,6 +401,18 @@ def _marked(items: list[RowItem]) -> list[Marked]:
         else:
             marked += [(row, None) for row in rows]
     return marked
+
+
+def _dispersion(values: Iterable[float | None]) -> float | None:
+    """Return the dispersion of those values that are known."""
+    value = dispersion([value for value in values if value is not None])
+    return None if value is None else round12(value)
+
+
+def _lead(row: Newest) -> float:
+    if row.ret_m_5 is None or row.z_vol_m_1 is None:
+        return 0.0
+    return lead_index(row.ret_m_5, row.z_vol_m_1, row.oi_roc_m_5)
 
 
 def _unchanged(phase: Phase) -> list[MarketPhase | ScoreItem]:

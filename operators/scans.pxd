@@ -36,9 +36,9 @@ cpdef dict medians_since(dict known, object uids, long long since_ms)
 @cython.locals(number=double, i=Py_ssize_t, found=list)
 cpdef list known_from(list interests, Py_ssize_t start)
 
-@cython.locals(columns=dict, newest=dict)
+@cython.locals(columns=dict, newest=dict, found=list)
 cpdef object give_membership(
-    list items, frozenset inside, dict hot, object revision, dict last
+    list items, frozenset inside, dict hot, object revision, dict last, dict names, object make
 )
 
 @cython.locals(
@@ -56,9 +56,6 @@ cpdef object remember_minutes(
 
 @cython.locals(columns=dict, label_ms="long long", labels=list, scores=list)
 cpdef object remember_strengths(dict known, list rows, object begin, long long step_ms)
-
-@cython.locals(columns=dict, found=list)
-cpdef list floats_of(list rows, str name)
 
 @cython.locals(number=double, value=double, found=list)
 cpdef list squares(list values, double mean)

@@ -190,9 +190,14 @@ def give_membership(
     hot: dict[int, Any],
     revision: int,
     last: dict[str, dict[int, Any]],
+    names: dict[str, tuple[str, ...]],
+    make: Callable[..., Any],
 ) -> None:
-    """Write the membership of its asset into each row, and take it as the newest of its timeframe
-    (`ContextState.last`)."""
+    """Write the membership of its asset into each row, and make what frames read of it the newest
+    of its timeframe (`ContextState.last`).
+
+    names : of the columns that they read, by timeframe. make : a `Newest`.
+    """
     for item in items:
         uid = item.asset_uid
         is_inside = uid in inside
@@ -205,18 +210,8 @@ def give_membership(
             newest = last.get(row.tf)
             if newest is None:
                 newest = last[row.tf] = {}
-            newest[uid] = row
-
-
-def floats_of(rows: list[Any], name: str) -> list[float]:
-    """Return a column of some rows, without those that do not know it."""
-    found = []
-    for row in rows:
-        columns = row.columns
-        value = columns.get(name)
-        if isinstance(value, float):
-            found.append(value)
-    return found
+            found = [columns.get(name) for name in names[row.tf]]
+            newest[uid] = make(uid, row.symbol, row.exchange_ts_ms, *found)
 
 
 def squares(values: list[float], mean: float) -> list[float]:

@@ -818,23 +818,24 @@ def test_only_who_fires_or_may_be_muted_is_scored() -> None:
         assert not market.state.fired
 
 
-def earlier(state: ContextState, version: int) -> bytes:
-    """Return a state as a version before 4 wrote it: rows with the names of their columns, and of
-    who fired the newest label by timeframe, if anything."""
+def earlier(state: ContextState, rows: Sequence[Row], version: int) -> bytes:
+    """Return a state as a version before 4 wrote it: whole rows, and of who fired the newest label
+    by timeframe, if anything."""
     plain = msgspec.to_builtins(state)
-    del plain["fired"]
-    if version == 3:
-        plain["fired"] = {0: {"1m": T0}}
-    return msgspec.msgpack.encode(plain | {"version": version})
+    plain |= {"version": version, "last": {"1m": {row.asset_uid: row for row in rows}}}
+    plain["fired"] = {0: {"1m": T0}}
+    if version == 2:
+        del plain["fired"]
+    return msgspec.msgpack.encode(plain)
 
 
 @pytest.mark.parametrize("version", [2, 3])
 def test_after_an_upgrade_every_asset_may_be_muted(version: int) -> None:
     """An earlier state does not know what fired: all are scored until no mute can be left."""
     market, pair = Market(), (asset(0), asset(1))
-    market.phase(0, *pair)
+    rows = market.phase(0, *pair)[0].rows
     before = market.state
-    market.state = market.step.codec().decode(earlier(before, version))
+    market.state = market.step.codec().decode(earlier(before, rows, version))
     assert msgspec.structs.replace(market.state, fired={}) == before
     counts = []
     for minute in range(1, 300):

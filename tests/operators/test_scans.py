@@ -88,8 +88,7 @@ def after(form: Any, made: list[Any]) -> tuple[Any, ...]:
         for since in (label - 3 * MINUTE_MS, label - 90_000, label, label + 90_000, 0):
             said.append(form.sums_since(past, (0, 1, 2), since))
             said.append(form.medians_since(past, (0, 1, 2), since))
-        found = form.floats_of(rows, "v_total_m_1")
-        said += [found, form.squares(found, 0.1)]
+        said.append(form.squares([float(label % 7), volume or 0.0], 0.1))
     return past, strengths, repr(said)
 
 
@@ -99,21 +98,27 @@ def test_property_both_forms_remember_the_same_minutes(made: list[Any]) -> None:
     assert len({repr(after(form, made)) for form in FORMS}) == 1
 
 
-def test_membership_is_written_into_rows_and_the_newest_are_kept() -> None:
-    """In both forms, for members, hot assets and others, beside what was known of others."""
+def test_membership_is_written_into_rows_and_what_frames_read_is_kept() -> None:
+    """In both forms, for members, hot assets and others, beside what was known of others; a column
+    that a row does not have is NULL."""
+    read = {"1m": ("ret", "z"), "15m": ("ret_15", "z_15")}
     for form in FORMS:
-        rows = [Row(uid, "BTC", tf, MINUTE_MS, 0, {}) for uid in (0, 1, 2) for tf in ("1m", "15m")]
+        rows = [
+            Row(uid, "BTC", tf, MINUTE_MS, 0, {read[tf][0]: 0.5 * uid})
+            for uid in (0, 1, 2)
+            for tf in ("1m", "15m")
+        ]
         phase = Phase(MINUTE_MS, False, 3, MINUTE_MS)
         items = [RowItem(phase, uid, tuple(rows[2 * uid : 2 * uid + 2])) for uid in (0, 1, 2)]
-        other = Row(7, "ETH", "1m", MINUTE_MS, 0, {})
-        last: dict[str, dict[int, Row]] = {"1m": {7: other}}
-        form.give_membership(items, frozenset({0, 7}), {1: None}, 5, last)
-        given_columns = [list(row.columns.values()) for row in rows[::2]]
+        last: dict[str, dict[int, tuple[Any, ...]]] = {"1m": {7: ("known",)}}
+        form.give_membership(
+            items, frozenset({0, 7}), {1: None}, 5, last, read, lambda *values: values
+        )
+        given_columns = [list(row.columns.values())[1:] for row in rows[::2]]
         assert given_columns == [[True, False, 5], [False, True, 5], [False, False, 5]]
-        assert list(rows[1].columns) == ["is_in_universe", "is_hot", "universe_rev"]
-        assert last == {"1m": {7: other, 0: rows[0], 1: rows[2], 2: rows[4]}} | {
-            "15m": {0: rows[1], 1: rows[3], 2: rows[5]}
-        }
+        assert list(rows[1].columns) == ["ret_15", "is_in_universe", "is_hot", "universe_rev"]
+        kept = {uid: (uid, "BTC", MINUTE_MS, 0.5 * uid, None) for uid in (0, 1, 2)}
+        assert last == {"1m": {7: ("known",)} | kept, "15m": kept}
 
 
 def test_minutes_go_forward() -> None:
