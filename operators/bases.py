@@ -8,11 +8,12 @@ normalisation remembers, its baselines, is the same after a minute but for a few
 base under the same key: it is awake, and so written, in the epochs of a renewal only.
 
 Rules of this file: a base that takes the place of another waits in memory until it is stored that
-there is one, and the next bar of its asset carries it to `bases`, in the same epoch as that bar; there it is
-taken up, and `normalize` hears of it in that epoch, before which it goes on to refer to the older
-one. `bases` lies upstream, so that the engine hands `normalize` no bar before all bases are
-restored: an operator takes no item of an epoch before its frontier has reached that epoch, and that
-of `normalize` includes the capability that `bases` gives up only behind its loads.  Decision 18.
+there is one, and the next bar of its asset carries it to `bases`, in the same epoch as that bar;
+there it is taken up, and `normalize` hears of it in that epoch, before which it goes on to refer to
+the older one. `bases` lies upstream, so that the engine hands `normalize` no bar before all bases
+are restored: an operator takes no item of an epoch before its frontier has reached that epoch, and
+that of `normalize` includes the capability that `bases` gives up only behind its loads. Decision
+18.
 """
 
 from __future__ import annotations
