@@ -1,4 +1,4 @@
-"""The recovery store of the flows: Bytewax's, in large pages."""
+"""The recovery store of the flows: Bytewax's, in pages of another size."""
 
 from __future__ import annotations
 
