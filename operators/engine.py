@@ -75,6 +75,9 @@ class Logic(StatefulBatchLogic[Any, Any, bytes]):
 
     def snapshot(self) -> bytes:
         """Return the bytes of the state, for the recovery store."""
+        return self._encoded()
+
+    def _encoded(self) -> bytes:
         return self._codec.encode(self._state)
 
 

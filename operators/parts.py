@@ -69,12 +69,12 @@ class InParts(Logic):
         self._state.since = self._stored = None  # `bases` is asked for what it does not hold
         return [], StatefulBatchLogic.RETAIN
 
-    def snapshot(self) -> bytes:
+    def _encoded(self) -> bytes:
         self._is_stored = True
         if self._made is not None:
             self._bases.made[self._made.asset_uid], self._made = self._made, None
         stored, self._stored = self._stored, None
-        return super().snapshot() if stored is None else stored
+        return super()._encoded() if stored is None else stored
 
     def _restore(self) -> None:
         if self._waits:
