@@ -361,13 +361,14 @@ cpdef object range_ratio(object high, object low, object mid)
 )
 cpdef double slope(object deltas) except? -1.0
 
-@cython.locals(
-    count=Py_ssize_t, numbers=cython.p_double, low=double, high=double, index=Py_ssize_t
-)
+@cython.locals(numbers=cython.p_double, low=double, high=double)
 cpdef tuple ohlc(carray prices)
 
-@cython.locals(numbers=cython.p_double, low=double, high=double, index=Py_ssize_t)
+@cython.locals(low=double, high=double)
 cpdef bint within_factor(carray values, double factor) except? -1
+
+@cython.locals(numbers=cython.p_double, low=double, high=double, index=Py_ssize_t)
+cpdef (double, double) extremes(carray values) except *
 
 @cython.locals(
     mids=carray, spreads=carray, durations=carray, mid=cython.p_double, spread=cython.p_double,
@@ -645,13 +646,18 @@ cpdef object check(Baseline state)
 
 cpdef bint is_finite(double x) noexcept
 
-@cython.locals(clamps=dict, hourly=bint)
+@cython.locals(clamps=dict)
 cpdef dict complete(
     dict baselines, tuple entries, dict columns, dict given, long long label_ms,
     dict checkpoints, object volume, object spread, Limits limits, long long least
 )
 
 cpdef object usual(object gate)
+
+@cython.locals(hourly=bint)
+cpdef object read_medians(
+    object volume, object spread, dict baselines, long long label_ms, long long least
+)
 
 cpdef object read_median(object gate, Baseline baseline, bint hourly, long long least)
 

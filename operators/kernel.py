@@ -626,19 +626,19 @@ def slope(deltas: Sequence[float]) -> float:
 
 def ohlc(prices: array[float]) -> tuple[float, float, float, float]:
     """Return (first, highest, lowest, last) of at least one price, rounded."""
-    count = len(prices)
-    assert count, "no price is first"
+    low, high = extremes(prices)
     numbers = doubles_of(prices)
-    low: float = numbers[0]
-    high: float = numbers[0]
-    for index in range(count):
-        low = min(low, numbers[index])
-        high = max(high, numbers[index])
-    return round12(numbers[0]), round12(high), round12(low), round12(numbers[count - 1])
+    return round12(numbers[0]), round12(high), round12(low), round12(numbers[len(prices) - 1])
 
 
 def within_factor(values: array[float], factor: float) -> bool:
     """Tell whether no value exceeds another one more than `factor` times; there is at least one."""
+    low, high = extremes(values)
+    return high <= low * factor
+
+
+def extremes(values: array[float]) -> tuple[float, float]:
+    """Return the lowest and the highest of at least one value."""
     assert len(values), "nothing has no extremes"
     numbers = doubles_of(values)
     low: float = numbers[0]
@@ -646,7 +646,7 @@ def within_factor(values: array[float], factor: float) -> bool:
     for index in range(len(values)):
         low = min(low, numbers[index])
         high = max(high, numbers[index])
-    return high <= low * factor
+    return low, high
 
 
 # --- the top of book (build plan 5.5) ------------------------------------------------------------
@@ -2131,26 +2131,34 @@ def complete(
     """Fill what a bar's columns say of themselves: illiquidity, baselines, relative strength.
 
     volume, spread : the gates (`normal_state.Gate`); they take the sketches' medians for the bars
-    to come: every bar until `least` samples, then hourly. The others as in `normalise`.
+    to come, as `read_medians` says. The others as in `normalise`.
     """
     gates(columns, usual(volume), usual(spread), limits)
     clamps = normalise(baselines, entries, columns, given, label_ms, checkpoints)
     strength(columns, limits)
-    hourly = label_ms % HOUR_MS == 0
-    read_median(volume, baselines.get("vol"), hourly, least)
-    read_median(spread, baselines.get("spread"), hourly, least)
+    read_medians(volume, spread, baselines, label_ms, least)
     return clamps
 
 
 def usual(gate: Any) -> float | None:
-    """Return the median of a gate that is in force (build plan 8.3)."""
+    """Return the median of a gate (`normal_state.Gate`) that is in force (build plan 8.3)."""
     settled: float | None = gate.settled
     recent: float | None = gate.recent
     return recent if settled is None else settled
 
 
+def read_medians(
+    volume: Any, spread: Any, baselines: dict[str, Baseline], label_ms: int, least: int
+) -> None:
+    """Take the medians of the gates' sketches if it is time to: every bar until `least` samples,
+    then hourly."""
+    hourly = label_ms % HOUR_MS == 0
+    read_median(volume, baselines.get("vol"), hourly, least)
+    read_median(spread, baselines.get("spread"), hourly, least)
+
+
 def read_median(gate: Any, baseline: Baseline | None, hourly: bool, least: int) -> None:
-    """Take the median of a gate's sketch if it is time to."""
+    """Take the median of one gate's sketch if it is time to."""
     if baseline is None or baseline.n == 0:
         return
     if hourly or baseline.n <= least or gate.recent is None:

@@ -91,12 +91,6 @@ def contexts_of(data: bytearray) -> list[Context]:
     ]
 
 
-def context_of(data: bytearray) -> Context:
-    """Return what the first of some records says."""
-    arrival_ns, *values = CONTEXT.unpack_from(data)
-    return Context(arrival_ns, *map(_null, values))
-
-
 def _fields(record: Trade | Quote | Context) -> list[float]:
     values = [getattr(record, name) for name in record.__struct_fields__]
     return [nan if value is None else value for value in values]

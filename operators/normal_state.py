@@ -59,11 +59,6 @@ class Gate(msgspec.Struct):
     day: int = -1
     counts: DailyCounts = msgspec.field(default_factory=DailyCounts)
 
-    @property
-    def median(self) -> float | None:
-        """The median in force (build plan 8.3)."""
-        return self.recent if self.settled is None else self.settled
-
 
 class TfState(msgspec.Struct):
     """What normalisation remembers of one timeframe; `parts` are its rows for the next longer."""

@@ -181,10 +181,9 @@ class Normalize:
                     count, newest_ms = count + 1, max(newest_ms, baseline.last_ts_ms)
         if count:
             state.warm = WarmStart(label, newest_ms, count)
+            least = self._robust.min_samples
             for own in state.tfs.values():
-                for feature, gate in (("vol", own.volume), ("spread", own.spread)):
-                    baseline, least = own.baselines.get(feature), self._robust.min_samples
-                    kernel.read_median(gate, baseline, label % HOUR_MS == 0, least)
+                kernel.read_medians(own.volume, own.spread, own.baselines, label, least)
 
     # --- the minute --------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from operators import feed, wire
 from operators.feed import FeedReader, FeedState, Hole, Item
 from operators.lattice import MINUTE_MS
-from operators.layout import context_of, contexts_of
+from operators.layout import contexts_of
 from operators.records import Boundary, Ticks
 
 M = 1_756_891_800_000  # 09:30:00
@@ -398,7 +398,7 @@ def test_positional_contexts_find_their_assets() -> None:
         [line(M, "alpha.roster", rosters), line(M + 1, "allDexsAssetCtxs", {"ctxs": ctxs})]
     )
     marks = {
-        uid: context_of(item.contexts).mark_px for uid, item in items if isinstance(item, Ticks)
+        uid: contexts_of(item.contexts)[0].mark_px for uid, item in items if isinstance(item, Ticks)
     }
     assert marks == {0: 5.0, 110_001: 7.0}
 

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from operators import kernel, layout
 from operators.layout import (
     books_of,
-    context_of,
     contexts_of,
     pack_book,
     pack_context,
@@ -54,8 +53,6 @@ def test_property_records_say_what_was_packed(
     assert repr(books_of(ticks.books)) == repr(depths)
     assert repr(contexts_of(ticks.contexts)) == repr(samples)
     assert ticks.rejects == {"late": 2}
-    if samples:
-        assert repr(context_of(ticks.contexts)) == repr(samples[0])
 
 
 @given(st.lists(quotes, max_size=4), st.lists(quotes, max_size=4))

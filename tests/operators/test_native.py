@@ -237,6 +237,7 @@ def test_differential_lists_of_numbers(values: list[float]) -> None:
     """Median, extremes, and the sums behind a slope."""
     same("median", values)
     same("ohlc", array("d", values))
+    same("extremes", array("d", values))
     same("within_factor", array("d", values), 5.0)
     if len(values) > 1 and max(map(abs, values)) < 1e290:
         same("slope", values)
