@@ -474,6 +474,7 @@ class Debounce(RuleBasedStateMachine):
         self.tier = "mid"
         self.amended = True
         self.last: dict[str, tuple[int, int, str, int]] = {}  # class: when, severity, what, since
+        self.said: dict[str, int] = {}  # severity of each detector's last event
         self.spent: Counter[tuple[int, str]] = Counter()
 
     @initialize(tier=st.sampled_from(("top", "mid", "tail")))
@@ -528,7 +529,7 @@ class Debounce(RuleBasedStateMachine):
         for draft in out.drafts:
             assert self.is_free(draft.detector_id, label, draft.severity)
             if draft.detector_id in muted:
-                assert self.is_stronger(draft.event_class, draft.severity)
+                assert draft.severity * 10 >= self.said[draft.detector_id] * 13
         for draft in out.drafts:
             self.emit(draft.detector_id, label, draft.severity, draft.payload)
 
@@ -575,6 +576,7 @@ class Debounce(RuleBasedStateMachine):
         assert since <= label
         assert payload["novelty"]["first_seen_at"] == iso(since)
         self.last[event_class] = (label, severity, subtype, since)
+        self.said[detector_id] = severity
 
 
 class PlanDebounce(Debounce):
