@@ -7,7 +7,8 @@ close : from the moment at which the source hands out the boundaries of a sealed
 last of its rows, frames and events were written by the file sinks.
 stall : from the moment at which the source is asked for its snapshot, at the end of an epoch,
 until it is asked for the next batch; only where the batch before was empty, so that no work but
-the snapshots lies in between. codecs : the part of it that our codecs take, by step.
+the snapshots lies in between. codecs : the part of it that our codecs take, by step; normalisation
+encodes what it stores behind each bar, within the close.
 rss : resident memory at the end of the last epoch, while all states are alive.
 resume : from the start of the engine with the store of such a run until the first batch is asked.
 """

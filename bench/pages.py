@@ -96,10 +96,10 @@ def _snapshots(found: Document) -> str:
         rounds = [x for x in found["contenders"].get(f"close@{n}", ()) if "resume_s" in x]
         for last in rounds[-1:]:
             stall, codecs = last["stall_ms"], last["codecs_ms"]
-            ours = f"{codecs.get('assemble', 0.0):.3g} | {codecs.get('normalize', 0.0):.3g}"
+            ours = f"{codecs.get('assemble', 0.0):.3g} | {codecs.get('context', 0.0):.3g}"
             whole = f"{stall['p50']:.3g} | {stall['p95']:.3g}" if stall else "-- | --"
             lines.append(f"| {n:,} | {whole} | {ours} | {last['resume_s']:.3g} |")
-    head = "| assets | stall p50, ms | p95 | codec of assemble | of normalize | resume, s |"
+    head = "| assets | stall p50, ms | p95 | codec of assemble | of context | resume, s |"
     return _table(head, lines)
 
 
