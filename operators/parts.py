@@ -56,7 +56,8 @@ class InParts(Logic):
             if self._is_stored and state.since is not None:
                 self._made = codec.renew(state, value)
                 self._is_stored = self._made is None
-        self._stored = codec.encode(state)
+        in_parts = state.since is not None and state.since.base
+        self._stored = codec.encode(state) if in_parts else None  # whole, it is large
         return outputs, StatefulBatchLogic.RETAIN
 
     def _send(self, first: Base | None) -> None:
