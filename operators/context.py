@@ -137,7 +137,7 @@ class Context:
                 share,
                 item.asset_uid,
                 item.rows,
-                item.candidates or ((),) * len(item.rows),
+                _found_on(item),
                 frames,
                 tier_of(state.tiers, item.asset_uid),
             )
@@ -159,9 +159,7 @@ class Context:
                 return self._all_are_scored
             fired = state.fired[item.asset_uid] = {}
         may_be_muted = False
-        for row, candidates in zip(
-            item.rows, item.candidates or ((),) * len(item.rows), strict=True
-        ):
+        for row, candidates in zip(item.rows, _found_on(item), strict=True):
             own = fired.setdefault(row.tf, {})
             may_be_muted = self._follow(own, row, candidates) or may_be_muted
             if not own:
@@ -401,6 +399,11 @@ def _marked(items: list[RowItem]) -> list[Marked]:
         else:
             marked += [(row, None) for row in rows]
     return marked
+
+
+def _found_on(item: RowItem) -> tuple[tuple[Candidate, ...], ...]:
+    """Return the candidates of each row, none where rows entered without."""
+    return item.candidates or ((),) * len(item.rows)
 
 
 def _dispersion(values: Iterable[float | None]) -> float | None:

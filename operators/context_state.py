@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from operators import scans
 from operators.activity import Activity
 from operators.join import Join
 from operators.records import Row, RowItem
@@ -86,7 +87,7 @@ class ContextCodec:
     """State to bytes and back."""
 
     def __init__(
-        self, names: Mapping[str, Sequence[str]], detectors: Sequence[str], bars: int
+        self, names: Mapping[str, tuple[str, ...]], detectors: Sequence[str], bars: int
     ) -> None:
         """What is not in a state of an earlier version.
 
@@ -113,7 +114,7 @@ class ContextCodec:
         """Bring a state to this version: every detector may be muted on every asset."""
         found = {name: getattr(earlier, name) for name in ContextState.__struct_fields__}
         last = {
-            tf: {uid: newest_of(row, self._names[tf]) for uid, row in rows.items()}
+            tf: {uid: scans.newest_of(row, self._names[tf], Newest) for uid, row in rows.items()}
             for tf, rows in earlier.last.items()
         }
         fired = {
@@ -124,9 +125,3 @@ class ContextCodec:
             for uid, past in earlier.activity.past.items()
         }
         return ContextState(**found | {"version": VERSION, "last": last, "fired": fired})
-
-
-def newest_of(row: Row, names: Sequence[str]) -> Newest:
-    """Return what frames read of a row; names : of the columns as the row stores them."""
-    found = [row.columns.get(name) for name in names]
-    return Newest(row.asset_uid, row.symbol, row.exchange_ts_ms, *found)  # type: ignore[arg-type]

@@ -78,6 +78,7 @@ class Logic(StatefulBatchLogic[Any, Any, bytes]):
         return self._encoded()
 
     def _encoded(self) -> bytes:
+        """Return the bytes of a snapshot; a logic of its own may have them already."""
         return self._codec.encode(self._state)
 
 

@@ -35,7 +35,7 @@ class InParts(Logic):
         self._parts = codec
         self._bases = bases
         self._made: Base | None = None
-        self._stored: bytes | None = None
+        self._ahead: bytes | None = None  # what is to be stored, of a state in parts
         self._is_stored = True  # since the last base; of a state that has just begun, perhaps
         self._waits = state.since is not None
         if state.since is not None:
@@ -56,8 +56,9 @@ class InParts(Logic):
             if self._is_stored and state.since is not None:
                 self._made = codec.renew(state, value)
                 self._is_stored = self._made is None
-        in_parts = state.since is not None and state.since.base
-        self._stored = codec.encode(state) if in_parts else None  # whole, it is large
+        is_parted = state.since is not None and state.since.base
+        # A state that is stored whole is large: not held beside the state itself.
+        self._ahead = codec.encode(state) if is_parted else None
         return outputs, StatefulBatchLogic.RETAIN
 
     def _send(self, first: Base | None) -> None:
@@ -67,15 +68,15 @@ class InParts(Logic):
 
     def on_eof(self) -> tuple[list[Any], bool]:
         self._restore()
-        self._state.since = self._stored = None  # `bases` is asked for what it does not hold
+        self._state.since = self._ahead = None  # `bases` is asked for what it does not hold
         return [], StatefulBatchLogic.RETAIN
 
     def _encoded(self) -> bytes:
         self._is_stored = True
         if self._made is not None:
             self._bases.made[self._made.asset_uid], self._made = self._made, None
-        stored, self._stored = self._stored, None
-        return super()._encoded() if stored is None else stored
+        ahead, self._ahead = self._ahead, None
+        return super()._encoded() if ahead is None else ahead
 
     def _restore(self) -> None:
         if self._waits:

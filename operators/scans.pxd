@@ -36,10 +36,13 @@ cpdef dict medians_since(dict known, object uids, long long since_ms)
 @cython.locals(number=double, i=Py_ssize_t, found=list)
 cpdef list known_from(list interests, Py_ssize_t start)
 
-@cython.locals(columns=dict, newest=dict, found=list)
+@cython.locals(columns=dict, newest=dict)
 cpdef object give_membership(
     list items, frozenset inside, dict hot, object revision, dict last, dict names, object make
 )
+
+@cython.locals(columns=dict, found=list)
+cpdef object newest_of(object row, tuple names, object make)
 
 @cython.locals(
     newest_ms="long long", volumes=list, interests=list, missing="long long", before="long long"

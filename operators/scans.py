@@ -196,7 +196,7 @@ def give_membership(
     """Write the membership of its asset into each row, and make what frames read of it the newest
     of its timeframe (`ContextState.last`).
 
-    names : of the columns that they read, by timeframe. make : a `Newest`.
+    names, make : as `newest_of` has them, names by timeframe.
     """
     for item in items:
         uid = item.asset_uid
@@ -210,8 +210,15 @@ def give_membership(
             newest = last.get(row.tf)
             if newest is None:
                 newest = last[row.tf] = {}
-            found = [columns.get(name) for name in names[row.tf]]
-            newest[uid] = make(uid, row.symbol, row.exchange_ts_ms, *found)
+            newest[uid] = newest_of(row, names[row.tf], make)
+
+
+def newest_of(row: Any, names: tuple[str, ...], make: Callable[..., Any]) -> Any:
+    """Return what frames read of a row; names : of the columns as it stores them; one that it does
+    not have is NULL. make : a `Newest`."""
+    columns = row.columns
+    found = [columns.get(name) for name in names]
+    return make(row.asset_uid, row.symbol, row.exchange_ts_ms, *found)
 
 
 def squares(values: list[float], mean: float) -> list[float]:

@@ -837,13 +837,17 @@ def test_after_an_upgrade_every_asset_may_be_muted(version: int) -> None:
     before = market.state
     market.state = market.step.codec().decode(earlier(before, rows, version))
     assert msgspec.structs.replace(market.state, fired={}) == before
-    counts = []
+    told: dict[str, list[int]] = {"1m": [], "15m": [], "1h": []}
     for minute in range(1, 300):
-        counts.append(len(market.phase(minute, *pair)[1]) - 1)
+        told["1m"].append(len(market.phase(minute, *pair)[1]) - 1)
         if minute % 15 == 14:
-            closed(market, longer_rows("1h" if minute % 60 == 59 else "15m", minute, *pair))
-    assert counts == [2] * counts.count(2) + [0] * counts.count(0)
-    assert 10 < counts.count(2) <= 180  # the longest silence that ends a run
+            tf = "1h" if minute % 60 == 59 else "15m"
+            longer = longer_rows(tf, minute, *pair)
+            told[tf].append(len(closed(market, longer)[1]) - 1)
+    for counts in told.values():
+        assert counts == [2] * counts.count(2) + [0] * counts.count(0)
+    # Silences of 15 minutes, 30 minutes and two hours end every run, with the row behind them.
+    assert {tf: counts.count(2) for tf, counts in told.items()} == {"1m": 16, "15m": 3, "1h": 3}
     assert not market.state.fired
 
 
