@@ -28,6 +28,7 @@ from dataflows.connectors.source import LogSource
 from dataflows.connectors.spool import Spooling
 from dataflows.connectors.topics import MARKET_PRODUCTS, EventsSink, RowsAndFramesSink
 from dataflows.flow import Sinks, build
+from dataflows.recovery import forget_unfinished, store_of_this_process
 from dataflows.settings import DATABASE_OFF, Settings, SettingsError
 from operators.modes import Run
 from packs.loader import PackError, Packs, load_packs
@@ -121,8 +122,8 @@ def _event_sinks(settings: Settings, topics: Path) -> dict[str, Sink[Any]]:
 
 
 def configure(make: Callable[[Settings, Packs], T]) -> tuple[Settings, Packs, T]:
-    """Read environment and packs and make a flow's edges; what is wrong is one message, not a
-    traceback.
+    """Read environment and packs, make a flow's edges and its recovery store fit to resume from;
+    what is wrong is one message, not a traceback.
     """
     collect_rarely()
     try:
@@ -131,11 +132,20 @@ def configure(make: Callable[[Settings, Packs], T]) -> tuple[Settings, Packs, T]
         edges = make(settings, packs)
     except (SettingsError, PackError, DsnError, OptionsError) as error:
         sys.exit(str(error))
-    for note in (*packs.notes, *run_notes(settings.run, packs.canary)):
+    for note in (*packs.notes, *run_notes(settings.run, packs.canary), *_store_notes()):
         print(f"note: {note}", file=sys.stderr)
     # stdout carries the console's minutes and events; incidents go beside it.
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     return settings, packs, edges
+
+
+def _store_notes() -> list[str]:
+    """Remove from the recovery store what an epoch left that did not end, and say so."""
+    store = store_of_this_process()
+    count = 0 if store is None else forget_unfinished(store)
+    if not count:
+        return []
+    return [f"{count} states of an epoch that did not end were removed from {store}"]
 
 
 def flow() -> Dataflow:

@@ -1,33 +1,145 @@
-"""An empty recovery store: `python -m dataflows.recovery DIRECTORY PARTITIONS`.
+"""The recovery store: an empty one, and what a kill left in it.
+
+    python -m dataflows.recovery DIRECTORY PARTITIONS
 
 Rules of this file: the store is Bytewax's own, as `python -m bytewax.recovery` makes it, but for
 the size of its pages, which is kept in the file: whoever opens it has it. A state of an asset is 1
 to 12 kB. SQLite takes longer the more pages there are, and a page that held states of the epoch
 before is written once more when they are deleted, unless it is the continuation of a single one:
 with pages of 8 kB an epoch of 200 assets writes 4.7 MB, with 4 or 64 kB twice as much.
+
+States of an epoch that did not end stay in the store. The engine passes over them when it resumes,
+but counts them as soon as it has done an epoch of that number again, for every key that was not
+awake in it: a state from the future. So they are removed before it starts (docs/recovery.md).
 """
 
 from __future__ import annotations
 
+import argparse
+import os
 import sqlite3
 import sys
-from contextlib import closing
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from bytewax.recovery import init_db_dir
 
 PAGE_BYTES = 8_192
+RUNNER = "bytewax.run"
 USAGE = "usage: python -m dataflows.recovery DIRECTORY PARTITIONS"
 
 
 def make_store(directory: Path, partitions: int) -> None:
     """Make an empty store in a directory that exists."""
     init_db_dir(directory, partitions)  # type: ignore[no-untyped-call]
-    for path in sorted(directory.glob("*.sqlite3")):
+    for path in _files(directory):
         with closing(sqlite3.connect(path)) as store:
             store.execute("PRAGMA journal_mode = DELETE")  # pages keep their size in a journal
             store.execute(f"PRAGMA page_size = {PAGE_BYTES}")
             store.execute("VACUUM")
+
+
+def _files(directory: Path) -> list[Path]:
+    return sorted(directory.glob("*.sqlite3"))
+
+
+# --- what a kill left ----------------------------------------------------------------------------
+
+
+def store_of_this_process() -> Path | None:
+    """Return the recovery directory of a flow that `python -m bytewax.run` is about to start here;
+    None without one, or where something else runs."""
+    main_module = getattr(sys.modules["__main__"], "__spec__", None)
+    if main_module is None or main_module.name != RUNNER:
+        return None
+    return directory_of_run(sys.argv[1:], os.environ)
+
+
+def directory_of_run(arguments: Sequence[str], environment: Mapping[str, str]) -> Path | None:
+    """Return the recovery directory that `python -m bytewax.run` was given; None without one.
+
+    >>> directory_of_run(["dataflows.live", "-r", "var/recovery", "-s", "10"], {})
+    PosixPath('var/recovery')
+    """
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    named = environment.get("BYTEWAX_RECOVERY_DIRECTORY")
+    parser.add_argument("-r", "--recovery-directory", type=Path, default=named)
+    found, _ = parser.parse_known_args(arguments)
+    directory: Path | None = found.recovery_directory
+    return directory
+
+
+def forget_unfinished(directory: Path) -> int:
+    """Remove the states of epochs that did not end from a store; return how many there were.
+
+    A store that is in use, of which a partition lies elsewhere, or that is none is left as it is:
+    the engine, which opens it next, says what is wrong with it.
+    """
+    paths = _files(directory)
+    try:
+        with ExitStack() as stack:
+            stores = [stack.enter_context(closing(_opened(path))) for path in paths]
+            if not _is_whole(stores):
+                return 0
+            epoch = resume_epoch(stores)
+            return 0 if epoch is None else _forget_from(stores, epoch)
+    except sqlite3.Error:
+        return 0
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    """Open a partition that nobody else has open: the journal can be turned off only then."""
+    store = sqlite3.connect(path, timeout=0.0, isolation_level=None)
+    try:
+        store.execute("PRAGMA journal_mode = DELETE")
+    except sqlite3.Error:
+        store.close()
+        raise
+    return store
+
+
+def _is_whole(stores: Iterable[sqlite3.Connection]) -> bool:
+    """Tell whether all partitions are at hand."""
+    parts = [
+        part
+        for store in stores
+        for part in store.execute("SELECT part_index, part_count FROM parts")
+    ]
+    return bool(parts) and {index for index, _ in parts} == set(range(max(n for _, n in parts)))
+
+
+def resume_epoch(stores: Iterable[sqlite3.Connection]) -> int | None:
+    """Return the epoch with which the engine will go on; None if it was never started.
+
+    It is the first one that some worker of the newest execution had not ended, as the engine
+    computes it (bytewax 0.21, src/recovery.rs).
+    """
+    stores = [*stores]
+    executions = [
+        found
+        for store in stores
+        for found in store.execute("SELECT ex_num, worker_count, resume_epoch FROM exs")
+    ]
+    if not executions:
+        return None
+    newest, workers, began = max(executions)
+    reached = dict.fromkeys(range(workers), began)
+    for store in stores:
+        sql = "SELECT worker_index, worker_frontier FROM fronts WHERE ex_num = ?"
+        for worker, frontier in store.execute(sql, (newest,)):
+            reached[worker] = max(frontier, reached.get(worker, frontier))
+    return int(min(reached.values()))
+
+
+def _forget_from(stores: Iterable[sqlite3.Connection], epoch: int) -> int:
+    count = 0
+    for store in stores:
+        count += store.execute("DELETE FROM snaps WHERE snap_epoch >= ?", (epoch,)).rowcount
+    return count
+
+
+# --- the command ---------------------------------------------------------------------------------
 
 
 def main(arguments: list[str]) -> None:
@@ -39,7 +151,7 @@ def main(arguments: list[str]) -> None:
             sys.exit(USAGE)
     if not directory.is_dir():
         sys.exit(f"{directory} is no directory")
-    if any(directory.glob("*.sqlite3")):
+    if _files(directory):
         sys.exit(f"{directory} holds a store already")
     make_store(directory, int(count))
 

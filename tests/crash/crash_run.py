@@ -44,6 +44,7 @@ from dataflows.connectors.spool import Disk, Lost, Spool, Spooling
 from dataflows.connectors.ticklog import TickLogReader, TickLogWriter
 from dataflows.connectors.topics import EventsSink, NdjsonFile, RowsAndFramesSink
 from dataflows.flow import Sinks, build
+from dataflows.recovery import forget_unfinished
 from operators import engine, normal_state
 from operators.assemble import Assemble
 from operators.bases import BaseCodec, KeepBase
@@ -383,6 +384,8 @@ def run(orders: Orders, packs: Packs) -> None:
     if orders.record_to:
         FEEDERS.append(Feeder(Path(orders.log), given[0]))
         FEEDERS[0].start()
+    if orders.store:  # as `dataflows.live.configure`
+        forget_unfinished(Path(orders.store))
     source = FollowingSource if orders.record_to else LogSource
     ticks = source(*given, follow=bool(orders.record_to), on_chunk=reached, holes=holes)
     cluster_main(  # type: ignore[no-untyped-call]
