@@ -20,6 +20,7 @@ from operators.baselines import (
     Checkpoint,
     CorruptState,
     Robust,
+    Transform,
     body_of,
     checkpoint_of,
     dump,
@@ -42,6 +43,7 @@ SINCE_VERSION = 5  # of a state that is stored without its baselines
 RENEWAL_MINUTES = 60
 RECORDS_MAX = 4 * RENEWAL_MINUTES  # of minutes since a base, in a stream without snapshots
 ALL = "all"  # in place of a timeframe or feature: the whole state was lost
+Transforms = Mapping[Timeframe, Mapping[str, Transform]]  # by feature
 _CHECKSUM = Struct("<I")
 _MSGPACK = Struct(">BI")  # a kind of MessagePack, and how many follow
 _BYTES, _MAP = 0xC6, 0xDF
@@ -231,6 +233,13 @@ def _refer_to(since: Since, number: int) -> None:
     since.base, since.handed, since.offered = number, 0, {}
 
 
+def _transforms_of(rules: Rules) -> Transforms:
+    return {
+        tf: {rule.feature.name: rule.feature.transform for rule in own}
+        for tf, own in rules.tfs.items()
+    }
+
+
 def _checkpoint(_: type, stored: object) -> Checkpoint:
     return checkpoint_of(stored)
 
@@ -267,6 +276,7 @@ class NormaliseCodec:
     ) -> None:
         """known : the features that have a baseline, by timeframe. rules : how they move."""
         self._robust = robust
+        self._transforms = _transforms_of(rules)
         self._layout = layout
         self._known = known
         self._decode = msgspec.msgpack.Decoder(_Stored).decode
@@ -312,6 +322,7 @@ class NormaliseCodec:
         state.version = STATE_VERSION
         if version == STATE_VERSION:
             self._load(state, stored.baselines)
+            self._drop_unfit(state, self._transforms)
         assert (state.since is None) == (version == STATE_VERSION), version
         return state
 
@@ -339,6 +350,22 @@ class NormaliseCodec:
         state.resets.append(Reset(tf, feature, reason))
         if state.undo is not None and tf == MINUTE_TF:
             state.undo.checkpoints.pop(feature, None)
+
+    def _drop_unfit(self, state: NormaliseState, former: Transforms) -> None:
+        """Begin anew the baselines that cannot go on under the pack at hand.
+
+        Their first samples are kept as long as there are too few for a z, and what they learned is
+        in transformed units. former : the transforms that they moved by.
+        """
+        least = self._robust.min_samples
+        for tf, own in state.tfs.items():
+            for name, baseline in own.baselines.items():
+                was, now = former[tf].get(name), self._transforms[tf].get(name)
+                if was != now:
+                    self._reset(state, tf, name, f"the transform was {was}, now it is {now}")
+                elif baseline.n and (baseline.n < least) != bool(baseline.buf):
+                    reason = f"{baseline.n} samples were accepted under another robust.min_samples"
+                    self._reset(state, tf, name, reason)
 
     # --- a base and what came since --------------------------------------------------------------
 
@@ -404,5 +431,6 @@ class NormaliseCodec:
                 del own[name]
             if state.undo is not None and tf == MINUTE_TF:
                 state.undo.checkpoints = {name: undo[name] for name in undo if name in known}
+        self._drop_unfit(state, _transforms_of(rules))
         if content != self._rules:  # records to come would not be as those before
             state.since = None

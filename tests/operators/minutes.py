@@ -161,6 +161,28 @@ def other_step(*dropped: str) -> Normalize:
     return Normalize(replace(PACKS, features=features))
 
 
+def warm_after(samples: int) -> Normalize:
+    """Return a step whose pack asks for so many samples before a z."""
+    robust = PACKS.features.robust.model_copy(update={"min_samples": samples})
+    features = PACKS.features.model_copy(update={"robust": robust})
+    return Normalize(replace(PACKS, features=features))
+
+
+def transformed(feature: str, transform: str) -> Normalize:
+    """Return a step whose pack transforms a feature in another way."""
+    normalised = tuple(
+        n.model_copy(
+            update={"transform": transform, "d_min": 1e-6 if transform == "asinh" else None}
+        )
+        if n.feature == feature
+        else n
+        for n in PACKS.features.normalised
+    )
+    robust = PACKS.features.robust.model_copy(update={"min_samples": EARLY})
+    features = PACKS.features.model_copy(update={"normalised": normalised, "robust": robust})
+    return Normalize(replace(PACKS, features=features))
+
+
 def without_basis() -> Normalize:
     """Return a step whose pack has no baseline of the basis."""
     kept = tuple(n for n in PACKS.features.normalised if n.feature != "basis")

@@ -28,7 +28,9 @@ from minutes import (
     other_step,
     run,
     stream,
+    transformed,
     unlike,
+    warm_after,
     without_basis,
 )
 
@@ -342,6 +344,49 @@ def test_other_constants_hold_from_the_restart_on_only() -> None:
     assert state.tfs["1m"].baselines == same.tfs["1m"].baselines
     assert state.since is None
     assert same.since is not None
+
+
+@pytest.mark.parametrize(("former", "later", "bars"), [(12, 20, 16), (20, 12, 16), (20, 12, 12)])
+@pytest.mark.parametrize("in_parts", [True, False])
+def test_a_baseline_between_two_lengths_of_warm_up_starts_anew(
+    former: int, later: int, bars: int, in_parts: bool
+) -> None:
+    """What its first samples were kept for is over under one pack and to come under the other."""
+    store, before, after = Store(), warm_after(former), warm_after(later)
+    process = Process(store, before)
+    for one in stream(NINE + MINUTE_MS, bars):
+        process.take(one)
+        process.commit()
+    if not in_parts:
+        process.end()
+    state = resumed(store, after)
+    between = {
+        name
+        for name, baseline in process.state.tfs["1m"].baselines.items()
+        if min(former, later) <= baseline.n < max(former, later)
+    }
+    assert "vol" in between
+    assert {r.feature for r in state.resets if r.tf == "1m"} == between
+    assert all("min_samples" in reset.reason for reset in state.resets)
+    process = Process(store, after)
+    rows = []
+    for one in stream(NINE + (bars + 1) * MINUTE_MS, later + 1, seed=2):
+        rows += process.take(one)
+        process.commit()
+    known = [row.columns["z_vol_m_1"] for row in rows if row.tf == "1m"]
+    assert [z is None for z in known] == [True] * (later - 1) + [False] * 2
+
+
+def test_a_baseline_of_another_transform_starts_anew() -> None:
+    """What it learned is in other units."""
+    former = Process(parted()).normalize
+    former._restore()
+    state = resumed(parted(), transformed("vol", "asinh"))
+    lost = {(r.tf, r.feature) for r in state.resets}
+    assert lost == {(tf, "vol") for tf, own in state.tfs.items() if "vol" in own.baselines}
+    assert all("transform" in reset.reason for reset in state.resets)
+    assert state.tfs["1m"].baselines["vol"].n == 0
+    assert former._state.tfs["1m"].baselines["vol"].n > 0
 
 
 # --- records -------------------------------------------------------------------------------------
