@@ -8,11 +8,19 @@ next revision but never moves membership (design D13, D14).  Build plan 6, 7; de
 from __future__ import annotations
 
 from collections.abc import Iterable
+from hashlib import blake2b
 
 import msgspec
 
 from operators import activity, rotation, scans, universe
-from operators.context_state import READ, ContextCodec, ContextState, Firing, Newest
+from operators.context_state import (
+    READ,
+    ContextCodec,
+    ContextState,
+    Firing,
+    Newest,
+    may_be_muted,
+)
 from operators.events import WINDOW_SEC
 from operators.formulas.crosssection import dispersion, lead_index
 from operators.formulas.elementary import round12
@@ -80,14 +88,15 @@ class Context:
         }
         self._least_bars = least_bars_of_a_mute(packs.scoring)
         self._all_are_scored = any(on_frames(packs).values())
+        self._rules = _digest([self._least_bars, self._all_are_scored, self._quiet_ms])
 
     def initial(self) -> ContextState:
         """Return the state before the first minute."""
-        return ContextState()
+        return ContextState(rules=self._rules)
 
     def codec(self) -> ContextCodec:
         """Return how the state is stored."""
-        return ContextCodec(self._read, [*self._detectors], self._least_bars)
+        return ContextCodec(self._read, [*self._detectors], self._least_bars, self._rules)
 
     def step(self, state: ContextState, came: RowItems) -> list[MarketPhase | ScoreItem]:
         """Take some assets' items of a phase; return the phases that are complete."""
@@ -109,6 +118,8 @@ class Context:
             state.last, state.revisions, state.spiked, state.approx = {}, {}, {}, False
         marked = _marked(items)
         minutes = [row for row, _ in marked if row.tf == MINUTE_TF]
+        if state.doubtful:
+            self._doubt_unknown(state, minutes)
         activity.remember_all(state.activity, minutes, self._policy)
         rotation.observe_minutes(state.rotation, minutes)
         for row, _ in marked:
@@ -146,6 +157,14 @@ class Context:
         every = tuple([row for row, _ in marked])
         market = self._market_item(share, frames)
         return [MarketPhase(phase, frames, every, audit), market, *joined]
+
+    def _doubt_unknown(self, state: ContextState, minutes: list[Row]) -> None:
+        """Let every detector be one that may be muted where an asset begins, or comes back."""
+        for row in minutes:
+            if row.asset_uid not in state.activity.past:
+                state.fired[row.asset_uid] = may_be_muted(
+                    [*self._detectors], row.exchange_ts_ms, self._least_bars
+                )
 
     def _is_scored(self, state: ContextState, item: RowItem) -> bool:
         """Tell whether scoring has something to do with an asset's share of a phase.
@@ -385,6 +404,11 @@ class Context:
 
 
 # --- helpers -------------------------------------------------------------------------------------
+
+
+def _digest(rules: object) -> str:
+    """Return a short digest of what is plain data."""
+    return blake2b(msgspec.json.encode(rules, order="sorted"), digest_size=8).hexdigest()
 
 
 def _marked(items: list[RowItem]) -> list[Marked]:

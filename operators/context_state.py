@@ -47,11 +47,24 @@ class Firing(msgspec.Struct, array_like=True):
     bars: int = 1
 
 
+Fired = dict[str, dict[str, Firing]]  # by timeframe and detector
+
+
+def may_be_muted(detectors: Sequence[str], label_ms: int, bars: int) -> Fired:
+    """Return what says of an asset that every detector may be muted, up to its bar of a label.
+
+    bars : on how many at least such a detector has fired.
+    """
+    return {tf: {name: Firing(label_ms, bars) for name in detectors} for tf in TIMEFRAMES}
+
+
 class ContextState(msgspec.Struct):
     """Everything the join remembers.
 
     last : by timeframe and asset. fired : by asset, timeframe and detector what that found of late;
-    scoring may have muted it only where it has found something on many bars.
+    scoring may have muted it only where it has found something on many bars. rules : digest of what
+    that rests on. doubtful : they were others once, so that an asset may have been muted of which
+    nothing is known.
     """
 
     version: int = VERSION
@@ -61,7 +74,9 @@ class ContextState(msgspec.Struct):
     last: dict[str, dict[int, Newest]] = {}
     revisions: dict[str, int] = {}
     spiked: dict[int, bool] = {}
-    fired: dict[int, dict[str, dict[str, Firing]]] = {}
+    fired: dict[int, Fired] = {}
+    rules: str = ""
+    doubtful: bool = False
     approx: bool = False
     universe: UniverseState = msgspec.field(default_factory=UniverseState)
     rotation: RotationState = msgspec.field(default_factory=RotationState)
@@ -87,14 +102,18 @@ class ContextCodec:
     """State to bytes and back."""
 
     def __init__(
-        self, names: Mapping[str, tuple[str, ...]], detectors: Sequence[str], bars: int
+        self,
+        names: Mapping[str, tuple[str, ...]],
+        detectors: Sequence[str],
+        bars: int,
+        rules: str,
     ) -> None:
-        """What is not in a state of an earlier version.
+        """What is not in a state of an earlier version, or of other packs.
 
         names : of the columns that frames read, by timeframe. detectors : that scoring may have
-        muted. bars : on how many at least such a detector has fired.
+        muted. bars : on how many at least such a detector has fired. rules : as in the state.
         """
-        self._names, self._detectors, self._bars = names, detectors, bars
+        self._names, self._detectors, self._bars, self._rules = names, detectors, bars, rules
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode_version = msgspec.msgpack.Decoder(_Version).decode
         self._decode = msgspec.msgpack.Decoder(ContextState).decode
@@ -105,23 +124,28 @@ class ContextCodec:
         return self._encode(state)
 
     def decode(self, data: bytes) -> ContextState:
-        """Return the state that `encode` wrote, here or in an earlier version."""
+        """Return the state that `encode` wrote, here, in an earlier version or with other packs."""
         if self._decode_version(data).version < VERSION:
-            return self._migrated(self._decode_earlier(data))
-        return self._decode(data)
+            state = self._migrated(self._decode_earlier(data))
+        else:
+            state = self._decode(data)
+        if state.rules != self._rules:
+            self._doubt(state)
+        return state
 
     def _migrated(self, earlier: _Earlier) -> ContextState:
-        """Bring a state to this version: every detector may be muted on every asset."""
+        """Bring a state to this version."""
         found = {name: getattr(earlier, name) for name in ContextState.__struct_fields__}
         last = {
             tf: {uid: scans.newest_of(row, self._names[tf], Newest) for uid, row in rows.items()}
             for tf, rows in earlier.last.items()
         }
-        fired = {
-            uid: {
-                tf: {name: Firing(past.newest_ms, self._bars) for name in self._detectors}
-                for tf in TIMEFRAMES
-            }
-            for uid, past in earlier.activity.past.items()
+        return ContextState(**found | {"version": VERSION, "last": last, "fired": {}})
+
+    def _doubt(self, state: ContextState) -> None:
+        """Every detector may be muted on every asset, also on those that are away."""
+        state.fired = {
+            uid: may_be_muted(self._detectors, past.newest_ms, self._bars)
+            for uid, past in state.activity.past.items()
         }
-        return ContextState(**found | {"version": VERSION, "last": last, "fired": fired})
+        state.rules, state.doubtful = self._rules, True

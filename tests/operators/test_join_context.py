@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import random
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -41,6 +43,7 @@ NAMES = {tf: PACKS.features.names(tf) for tf in ("1m", "15m", "1h")}
 T0 = 1_756_890_000_000  # 09:00:00, minute 0 of a test
 SYMBOLS = ("BTC", "ETH", "SOL", "HYPE", "APT", "SEI", "ENA", "XRP", "ADA", "ARB", "DOGE", "DOT")
 VOL, PRICE_UP = "spike.vol_spike_m_1", "spike.price_spike_up_m_1"
+LED = "spike.led_m_1"
 COMBO, SPREAD = "combo.price_up_volume_up_m_1", "shift.spread_stress_m_1"
 
 
@@ -824,6 +827,7 @@ def earlier(state: ContextState, rows: Sequence[Row], version: int) -> bytes:
     plain = msgspec.to_builtins(state)
     plain |= {"version": version, "last": {"1m": {row.asset_uid: row for row in rows}}}
     plain["fired"] = {0: {"1m": T0}}
+    del plain["rules"], plain["doubtful"]
     if version == 2:
         del plain["fired"]
     return msgspec.msgpack.encode(plain)
@@ -836,7 +840,7 @@ def test_after_an_upgrade_every_asset_may_be_muted(version: int) -> None:
     rows = market.phase(0, *pair)[0].rows
     before = market.state
     market.state = market.step.codec().decode(earlier(before, rows, version))
-    assert msgspec.structs.replace(market.state, fired={}) == before
+    assert msgspec.structs.replace(market.state, fired={}, doubtful=False) == before
     told: dict[str, list[int]] = {"1m": [], "15m": [], "1h": []}
     for minute in range(1, 300):
         told["1m"].append(len(market.phase(minute, *pair)[1]) - 1)
@@ -849,6 +853,96 @@ def test_after_an_upgrade_every_asset_may_be_muted(version: int) -> None:
     # Silences of 15 minutes, 30 minutes and two hours end every run, with the row behind them.
     assert {tf: counts.count(2) for tf, counts in told.items()} == {"1m": 16, "15m": 3, "1h": 3}
     assert not market.state.fired
+
+
+def with_other_packs(
+    step: type[Context],
+    packs: tuple[Packs, Packs],
+    fires: Callable[[int], bool],
+    minutes: range,
+    *,
+    after_join: bool = False,
+    away: range = range(0),
+) -> list[tuple[int, object]]:
+    """Return what scoring says of one of two assets, with other packs from minute 40 on.
+
+    fires : in which minutes the one detector does. after_join : found by scoring itself before the
+    change. away : minutes in which that asset has no row.
+    """
+    market, score, said = (
+        Market(),
+        Score(packs[0], "alpha-detector@test"),
+        list[tuple[int, object]](),
+    )
+    market.step = step(packs[0])
+    (name,) = {d.detector_id for d in packs[1].detectors} & {VOL, LED}
+    states = {uid: score.initial() for uid in (MARKET_UID, 0, 1)}
+    for minute in minutes:
+        if minute == 40:
+            stored = market.step.codec().encode(market.state)
+            market.step = step(packs[1])
+            market.state = market.step.codec().decode(stored)
+            score = Score(packs[1], "alpha-detector@test")
+        loud = fires(minute)
+        found = (candidate(name, 9.0),) if loud and not (after_join and minute < 40) else ()
+        pair = (asset(0, z_vol=0.0), asset(1, *found, z_vol=9.0 if loud else 0.0))
+        for item in closed(market, items(minute, pair[:1] if minute in away else pair))[1]:
+            (scored,) = score.step(states[item.asset_uid], item)
+            for draft in scored.drafts:
+                said.append((minute, draft.severity))
+            said += [
+                (minute, (one.reason, one.state)) for one in (*scored.suppressed, *scored.closed)
+            ]
+    return said
+
+
+def led(trigger: str, version: str, folder: Path) -> Packs:
+    """Return packs with one detector."""
+    path = folder / f"{version}.yaml"
+    detector = {
+        "id": LED,
+        "inputs": ["z_vol_m_1"],
+        "trigger": trigger,
+        "primary": "z_vol_m_1",
+        "publish_threshold": 0,
+    }
+    scoring = {"level_shift_bars": 30}
+    content = {"detector_pack": version, "scoring": scoring, "detectors": [detector]}
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return load_packs(detectors=path)
+
+
+CLOSED = ("cooldown", "closed")
+
+
+@pytest.mark.parametrize("away", [range(0), range(40, 2000)])
+def test_a_mute_that_began_with_other_packs_ends(away: range) -> None:
+    """Thirty bars are enough for a mute; the packs of the restart ask for sixty. The asset may also
+    be away for longer than the join remembers it."""
+    scoring = PACKS.scoring.model_copy(update={"level_shift_bars": 60})
+    packs = (PACKS, replace(PACKS, scoring=scoring))
+    last = max(away, default=40) + 60
+
+    def said(step: type[Context]) -> list[tuple[int, object]]:
+        minutes = range(last + 5)
+        return with_other_packs(step, packs, lambda m: m < 40 or m == last, minutes, away=away)
+
+    assert said(Context) == said(Everybody)
+    assert [what for _, what in said(Context)].count(CLOSED) == 1
+    assert isinstance(said(Context)[-1][1], int)  # an event
+
+
+def test_a_mute_of_a_detector_that_was_found_after_the_join_ends(tmp_path: Path) -> None:
+    """The join has not seen it fire."""
+    framed = led("z_vol_m_1 >= 1.0 && shock_count_5s >= 0", "v0.9.0", tmp_path)
+    packs = (framed, led("z_vol_m_1 >= 1.0", "v0.9.1", tmp_path))
+
+    def said(step: type[Context]) -> list[tuple[int, object]]:
+        fires = lambda m: m < 40 or m == 100  # noqa: E731
+        return with_other_packs(step, packs, fires, range(105), after_join=True)
+
+    assert said(Context) == said(Everybody)
+    assert [what for _, what in said(Context)].count(CLOSED) == 1
 
 
 def test_an_outsider_is_heard_in_the_very_minute_in_which_it_is_hot() -> None:
