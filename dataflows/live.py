@@ -145,7 +145,8 @@ def _store_notes() -> list[str]:
     count = 0 if store is None else forget_unfinished(store)
     if not count:
         return []
-    return [f"{count} states of an epoch that did not end were removed from {store}"]
+    states = "1 state" if count == 1 else f"{count} states"
+    return [f"removed from {store}: {states} of an epoch that did not end"]
 
 
 def flow() -> Dataflow:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import sqlite3
 import subprocess
@@ -18,6 +19,7 @@ from bytewax.errors import BytewaxRuntimeError
 from bytewax.recovery import RecoveryConfig
 from bytewax.testing import TestingSink, TestingSource, run_main
 
+import dataflows.recovery
 from dataflows.recovery import (
     PAGE_BYTES,
     directory_of_run,
@@ -191,6 +193,47 @@ def test_a_store_that_is_in_use_or_not_whole_is_left_alone(tmp_path: Path) -> No
     assert not ask(tmp_path, "SELECT * FROM snaps WHERE ser_change = ?", pickle.dumps(100))
     first.write_bytes(b"no store")
     assert forget_unfinished(tmp_path) == 0
+
+
+@pytest.mark.engine
+def test_a_flow_says_what_it_removes_before_it_starts(tmp_path: Path) -> None:
+    """Of the store that its command line names, as a user starts it."""
+    store = tmp_path / "store"
+    store.mkdir()
+    make_store(store, 1)
+    add_up(store, GIVEN, crash_at=2)
+    leave_behind(store, "rare", 100)
+    nowhere = "127.0.0.1:9"
+    with subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "bytewax.run",
+            "dataflows.live",
+            "-r",
+            "store",
+            "-s",
+            "1",
+            "-b",
+            "0",
+        ],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(Path(dataflows.recovery.__file__).parents[1]),
+            "ALPHA_DATA_DIR": str(tmp_path / "var"),
+            "ALPHA_DATABASE_URL": "off",
+            "ALPHA_WS_URL": f"ws://{nowhere}",
+            "ALPHA_REST_URL": f"http://{nowhere}",
+        },
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        said = next((line for line in process.stderr if "did not end" in line), "")
+        process.kill()
+    assert said == "note: removed from store: 2 states of an epoch that did not end\n"
 
 
 @pytest.mark.parametrize(
