@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from dataflows.collector import collect_rarely
 from dataflows.connectors.bars_source import CHUNK_MINUTES, BarsCount, BarsSource
 from dataflows.connectors.clock import SystemClock
+from dataflows.connectors.column_files import File
 from dataflows.connectors.columns import Columns
 from dataflows.connectors.columns_source import BATCH_ITEMS, ColumnsSource
 from dataflows.connectors.pacing import Paced
@@ -40,6 +41,18 @@ from packs.schema import TIMEFRAMES
 REPLAY = Run("replay")
 PRODUCTS = (*MARKET_PRODUCTS, *EVENT_PRODUCTS)
 MADE_OF = "replay.json"  # beside the products: what their rows depend on
+
+
+class MadeOf(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the rows of a run depend on beside its source, so that they can be used again.
+
+    features : digest of the feature pack. warm : by timeframe, the baselines that `warmup` waits
+    for. rows : which rows that is said of; None in what an older release wrote.
+    """
+
+    features: str
+    warm: dict[str, list[str]]
+    rows: File | None = None
 
 
 @dataclass(frozen=True)
@@ -168,14 +181,15 @@ def replay(
         flow = build(_paced(log, speed, part), packs, sinks, run, stored=False)
     # Also with one worker: `run_main` prints the engine's own stack when a step fails.
     cluster_main(flow, [], 0, worker_count_per_proc=workers)  # type: ignore[no-untyped-call]
+    products = {name: _product(product_path(out, name), written[name]) for name in PRODUCTS}
     if part is None or part.whole:  # a trial's own memory begins with the first row
-        (out / MADE_OF).write_bytes(msgspec.json.encode(made_of(packs)))
+        note_rows(out, made_of(packs), products["rows"].sha256)
     return Summary(
         source=str(source),
         config_hash=packs.config_hash,
         feature_pack=packs.feature_pack,
         detector_pack=packs.detector_pack,
-        products={name: _product(product_path(out, name), written[name]) for name in PRODUCTS},
+        products=products,
         dropped=dict(sorted(watch.counts.items())),
         read_from="bars" if bars else "log" if columns is None else "cache",
         range=None if part is None else range_of([part]),
@@ -208,13 +222,22 @@ def range_of(parts: Sequence[Part]) -> dict[str, Any]:
     }
 
 
-def made_of(packs: Packs) -> dict[str, Any]:
-    """Return what the rows of a run depend on beside its source, so that they can be used again:
-    the feature pack, and by timeframe the baselines that `warmup` waits for."""
-    return {
-        "features": model_digest(packs.features),
-        "warm": {tf: sorted(features_in_use(packs, tf)) for tf in TIMEFRAMES},
-    }
+def made_of(packs: Packs) -> MadeOf:
+    """Return what the rows of a run with these packs depend on; which rows is left open."""
+    warm: dict[str, list[str]] = {tf: sorted(features_in_use(packs, tf)) for tf in TIMEFRAMES}
+    return MadeOf(model_digest(packs.features), warm)
+
+
+def note_rows(out: Path, made: MadeOf, sha256: str) -> None:
+    """Write beside the rows of a directory what they depend on; sha256 : of their file."""
+    path = product_path(out, "rows")
+    noted = msgspec.structs.replace(made, rows=File(path.name, path.stat().st_size, sha256))
+    (out / MADE_OF).write_bytes(msgspec.json.encode(noted))
+
+
+def noted_rows(out: Path) -> MadeOf:
+    """Return what `note_rows` wrote. Raises OSError, and ValueError where it is something else."""
+    return msgspec.json.decode((out / MADE_OF).read_bytes(), type=MadeOf)
 
 
 def model_digest(model: BaseModel) -> str:

@@ -41,10 +41,12 @@ from dataflows.connectors.topics import PUBLISHED_LINES
 from dataflows.replay import (
     MADE_OF,
     REPLAY,
+    MadeOf,
     Product,
     made_of,
     measure,
     model_digest,
+    noted_rows,
     product_path,
 )
 from dataflows.trial_screen import Screen
@@ -97,28 +99,38 @@ def assert_fitting(directory: Path, tried: Sequence[Packs]) -> None:
     """Raise unless the rows of a directory are those that every pack would be given, with every
     reason."""
     try:
-        made = orjson.loads((directory / MADE_OF).read_bytes())
-        features, warm = made["features"], dict(made["warm"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        made = noted_rows(directory)
+    except (OSError, ValueError) as error:
         raise TableError(
             f"{directory}: expected the output of `alpha replay`, found no {MADE_OF} of this"
             " version; replay once more"
         ) from error
+    _assert_whole(directory / ROWS, made)
     faults = []
     for packs in tried:
         own, name = made_of(packs), packs.detector_pack
-        if features != own["features"]:
+        if made.features != own.features:
             given = f"{packs.feature_pack}, pack_rev {packs.features.pack_rev}"
             faults.append(f"{name}: the rows are of another feature pack than the given {given}")
         faults += [
             f"{name}: {tf} rows must be warm in {_listed(needed)}; these were in"
-            f" {_listed(warm.get(tf, []))}"
-            for tf, needed in own["warm"].items()
-            if needed != warm.get(tf)
+            f" {_listed(made.warm.get(tf, []))}"
+            for tf, needed in own.warm.items()
+            if needed != made.warm.get(tf)
         ]
     if faults:
         reasons = "".join(f"\n  {fault}" for fault in faults)
         raise TableError(f"{directory}: replay with the packs that are to be tried:{reasons}")
+
+
+def _assert_whole(rows: Path, made: MadeOf) -> None:
+    """Raise if rows are shorter or longer than those of their replay, as far as it said."""
+    size = rows.stat().st_size if rows.is_file() else 0
+    if made.rows is not None and size != made.rows.size:
+        raise TableError(
+            f"{rows}: expected {made.rows.size:,} bytes as {MADE_OF} says, found {size:,}: rows"
+            " that were cut, or of another replay; replay once more"
+        )
 
 
 def _listed(names: Sequence[str]) -> str:

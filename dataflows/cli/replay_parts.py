@@ -20,7 +20,18 @@ from threading import Thread
 
 from dataflows.cli.failures import FAILED, Problem, failure_of
 from dataflows.ranges import Part
-from dataflows.replay import MADE_OF, PRODUCTS, Summary, measure, product_path, range_of, replay
+from dataflows.replay import (
+    MADE_OF,
+    PRODUCTS,
+    MadeOf,
+    Summary,
+    measure,
+    note_rows,
+    noted_rows,
+    product_path,
+    range_of,
+    replay,
+)
 from operators.modes import Run
 from packs.loader import load_packs
 
@@ -72,19 +83,23 @@ def replay_parts(
     (out / MADE_OF).unlink(missing_ok=True)
     folders = [out / PARTS / str(number) for number in range(len(parts))]
     shutil.rmtree(out / PARTS, ignore_errors=True)
+    made: MadeOf | None = None
     try:
         found = _run(job, list(zip(parts, folders, strict=True)), on_progress)
         for name in PRODUCTS:
             _join([product_path(folder, name) for folder in folders], product_path(out, name))
         if all(part.exact for part in parts) and parts[0].whole:
-            (folders[0] / MADE_OF).replace(out / MADE_OF)
+            made = noted_rows(folders[0])  # of its own rows, which are not all
     finally:
         shutil.rmtree(out / PARTS, ignore_errors=True)
     if len({summary.config_hash for summary in found}) > 1:
         raise Problem("expected packs that stay as they are, found them changed meanwhile", FAILED)
+    products = {name: measure(product_path(out, name)) for name in PRODUCTS}
+    if made is not None:
+        note_rows(out, made, products["rows"].sha256)
     return replace(
         found[0],
-        products={name: measure(product_path(out, name)) for name in PRODUCTS},
+        products=products,
         dropped=_sum([summary.dropped for summary in found]),
         range=range_of(parts),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 from random import Random
@@ -10,13 +11,15 @@ import orjson
 import pytest
 import yaml
 import zstandard
+from msgspec.structs import replace
 
 from dataflows.cli.failures import USAGE, Problem
 from dataflows.cli.replay_parts import PARTS, Job, replay_parts
+from dataflows.connectors.column_files import File
 from dataflows.connectors.range_source import state_at
 from dataflows.connectors.ticklog import TickLogReader, TickLogWriter
 from dataflows.ranges import WARMUP_MS, Part, cut, part_of
-from dataflows.replay import MADE_OF, REPLAY, Summary, replay
+from dataflows.replay import MADE_OF, REPLAY, Summary, made_of, noted_rows, replay
 from fixtures.market import Episode, FrameOptions, Scenario, default_assets, lines
 from operators.feed import IMPLICIT_UID_BASE
 from operators.lattice import DAY_MS, HOUR_MS, MINUTE_MS, iso
@@ -314,6 +317,22 @@ def test_parts_are_joined_in_order(
     assert joined.range["approximate"]
     assert not (tmp_path / PARTS).exists()
     assert not (tmp_path / MADE_OF).exists()
+
+
+@pytest.mark.engine
+def test_parts_that_are_all_exact_note_their_rows(
+    features: Path, packs: Packs, bars: Path, tmp_path: Path
+) -> None:
+    """Those of the whole, not of the first part alone."""
+    cut_ms = BARS_MS + DAY_MS
+    job = Job(bars, features, None, None, True, 20, REPLAY)
+    joined = replay_parts(job, tmp_path, [Part(None, cut_ms), Part(cut_ms)], lambda *_: None)
+    rows = tmp_path / "rows.ndjson"
+    noted = noted_rows(tmp_path)
+    assert noted == replace(
+        made_of(packs), rows=File(rows.name, rows.stat().st_size, joined.products["rows"].sha256)
+    )
+    assert sha256(rows.read_bytes()).hexdigest() == joined.products["rows"].sha256
 
 
 @pytest.mark.engine
