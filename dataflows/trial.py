@@ -97,7 +97,7 @@ class Tried:
 
 def assert_fitting(directory: Path, tried: Sequence[Packs]) -> None:
     """Raise unless the rows of a directory are those that every pack would be given, with every
-    reason."""
+    reason; of the rows themselves the size is compared, `rows_table` compares the digest."""
     try:
         made = noted_rows(directory)
     except (OSError, ValueError) as error:
@@ -147,11 +147,19 @@ def first_minute_ms(directory: Path) -> int:
 
 
 def rows_table(
-    directory: Path, packs: Packs, on_progress: Callable[[int, int], None] | None = None
+    directory: Path,
+    packs: Packs,
+    on_progress: Callable[[int, int], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> RowsTable:
-    """Return the table of a directory's rows for these packs, made now if need be."""
+    """Return the table of a directory's rows for these packs, made now if need be (`table_of`)."""
     digests = model_digest(packs.features), model_digest(packs.universe)
-    return table_of(directory, packs, digests, on_progress)
+    try:
+        noted = noted_rows(directory).rows
+    except (OSError, ValueError):  # for `assert_fitting` to say
+        noted = None
+    sha256 = None if noted is None else noted.sha256
+    return table_of(directory, packs, digests, sha256, on_progress, say)
 
 
 def trial(

@@ -20,7 +20,7 @@ from dataflows.cli.logs import LogSpan
 from dataflows.cli.pack_files import FeaturesFile, UniverseFile
 from dataflows.cli.places import made_directory
 from dataflows.cli.progress import LogProgress
-from dataflows.cli.screen import AsJson, put, put_json, shown_counts
+from dataflows.cli.screen import AsJson, put, put_json, say, shown_counts
 from dataflows.trial import Tried, assert_fitting, first_minute_ms, rows_table, trial
 from packs.loader import SHIPPED, Packs, load_packs
 
@@ -60,7 +60,7 @@ def run(
     span = LogSpan(first_minute_ms(rows), None)
     first = next(iter(named.values()))
     with LogProgress("columns", "rows", 1, span, quiet=quiet) as progress:
-        table = rows_table(rows, first, progress.step)
+        table = rows_table(rows, first, progress.step, say)
     tried: dict[str, Tried] = {}
     for name, packs in named.items():
         with LogProgress(name, "rows", 1, span, quiet=quiet) as progress:

@@ -4,17 +4,23 @@
 
 Rules of this file: it is made from the rows and can be thrown away; it is never the truth: rows
 that matter are read from their own line again. It belongs to one digest of the rows, one feature
-pack and one universe policy, and is made anew when one of them is another; a file of the same
-size and time is taken to be the same without reading it.  Design 3.
+pack, one universe policy and one text of the program, and is read only if every byte of it is the
+one that was written; else one sentence says why, and it is made anew. Rows of the same size and
+time are taken to be the same without reading them. One process at a time is at it.  Design 3.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
+from functools import cache
 from importlib import import_module
+from importlib.resources import files
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -22,6 +28,8 @@ from typing import Any
 import msgspec
 import orjson
 
+from dataflows.connectors.column_files import File
+from dataflows.connectors.columns import sha256_of
 from operators import activity
 from operators.context import LEADER_WINDOW_MIN, Context
 from operators.context_state import ContextState
@@ -34,7 +42,6 @@ from operators.rotation import STEP_MS
 from packs.loader import Packs
 from packs.schema import COLUMN_TYPES, DEFAULT_TIER, MINUTE_TF, TIMEFRAMES
 
-VERSION = 1
 FOLDER = ".trial"
 ROWS = "rows.ndjson"
 BATCH_ROWS = 20_000  # in memory while it is made, some 100 MB
@@ -43,6 +50,11 @@ NO_READER = "a trial needs the package pyarrow: run `pip install pyarrow`"
 # Columns of ours beside those of the pack; no pack can name one so.
 UID, TF, OFFSET, VOLUME, STRENGTH = "<uid>", "<tf>", "<offset>", "<volume>", "<strength>"
 _UNSEEN = ("flag", "membership")  # families that are not known before the join
+_STAMP, _COLUMNS, _PHASES = "stamp.json", "rows.arrow", "phases.msgpack"
+_FILES = (_COLUMNS, _PHASES)
+# The text that makes a table: all that the join may run. A table of another text is made anew.
+_PACKAGES = ("operators", "operators.formulas", "packs")
+_SUFFIXES = (".py", ".pyx", ".pxd", ".pxi")
 
 
 class TableError(Exception):
@@ -69,14 +81,17 @@ class Entry(msgspec.Struct, array_like=True):
 
 
 class Stamp(msgspec.Struct, frozen=True):
-    """What a table was made of."""
+    """What a table was made of, and its files.
 
-    version: int
+    program, features, universe : digests. mtime_ns : of the rows.
+    """
+
+    program: str
     features: str
     universe: str
-    sha256: str
-    size: int
+    rows: File
     mtime_ns: int
+    files: list[File] = []
 
 
 class RowsTable:
@@ -84,9 +99,9 @@ class RowsTable:
 
     def __init__(self, folder: Path, arrow: Any) -> None:
         decode = msgspec.msgpack.Decoder(list[Entry]).decode
-        self.phases = decode((folder / "phases.msgpack").read_bytes())
+        self.phases = decode((folder / _PHASES).read_bytes())
         self._arrow = arrow
-        self._mapped = arrow.memory_map(str(folder / "rows.arrow"))
+        self._mapped = arrow.memory_map(str(folder / _COLUMNS))
         self._table = arrow.ipc.open_file(self._mapped).read_all()
         self.names = frozenset(self._table.column_names)
         self._combined: dict[str, Any] = {}
@@ -119,34 +134,127 @@ def table_of(
     directory: Path,
     packs: Packs,
     digests: tuple[str, str],
+    sha256: str | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> RowsTable:
     """Return the table of a replay's directory, made now if there is none that fits.
 
-    digests : of the feature pack and the universe policy. on_progress : is told minutes, epoch ms,
-    and how many rows were read since.
+    digests : of the feature pack and the universe policy. sha256 : that the rows must have, None if
+    that is not known. on_progress : is told minutes, epoch ms, and how many rows were read since.
+    say : is told in a sentence why a table is not used, and what is waited for. Raises TableError
+    for rows that cannot be used.
     """
     arrow, folder, rows = arrow_of(), directory / FOLDER, directory / ROWS
     if not rows.is_file() or not rows.stat().st_size:
         raise TableError(f"{directory}: expected the output of `alpha replay`, found no rows in it")
-    known, state = _stamp_of(folder), rows.stat()
-    if known is not None and (known.version, known.features, known.universe, known.size) == (
-        VERSION,
-        *digests,
-        state.st_size,
+    say = say or _say_nothing
+    with _alone(directory, say):
+        known, state = _stamp_of(folder), rows.stat()
+        file = _rows_file(rows, state, known, sha256)
+        wanted = Stamp(program(), *digests, file, state.st_mtime_ns)
+        reason = _unfit(folder, known, wanted)
+        if known is None or reason:
+            if reason:
+                say(f"{folder}: not used: {reason}; it is made anew")
+            _make(folder, wanted, _Maker(packs, arrow, rows), on_progress)
+        elif known.mtime_ns != state.st_mtime_ns:
+            _save(folder, msgspec.structs.replace(known, mtime_ns=state.st_mtime_ns))
+        return RowsTable(folder, arrow)
+
+
+@cache
+def program() -> str:
+    """Return the digest of the text that makes a table of rows."""
+    digest = hashlib.sha256(Path(__file__).read_bytes())
+    for package in _PACKAGES:
+        for file in sorted(files(package).iterdir(), key=lambda file: file.name):
+            if file.name.endswith(_SUFFIXES):
+                text = file.read_bytes()
+                digest.update(b"%s %d\n" % (file.name.encode(), len(text)) + text)
+    return digest.hexdigest()
+
+
+def _say_nothing(line: str) -> None:
+    """Take a sentence that nobody asked for."""
+
+
+@contextmanager
+def _alone(directory: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Wait until no other process is at a table; the lock ends with its process, however that ends,
+    and what it had not finished has no stamp."""
+    lock = os.open(directory, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"{directory / FOLDER}: waiting for another trial that makes or checks it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _rows_file(rows: Path, state: os.stat_result, known: Stamp | None, sha256: str | None) -> File:
+    """Return what the rows are, without reading them where a stamp tells; raise if they are not
+    those that are wanted."""
+    size, mtime_ns = state.st_size, state.st_mtime_ns
+    if (
+        known is not None
+        and (known.rows.size, known.mtime_ns) == (size, mtime_ns)
+        and sha256 in (None, known.rows.sha256)
     ):
-        if known.mtime_ns == state.st_mtime_ns:
-            return RowsTable(folder, arrow)
-        if known.sha256 == _digest_of(rows):
-            stamp = msgspec.structs.replace(known, mtime_ns=state.st_mtime_ns)
-            (folder / "stamp.json").write_bytes(msgspec.json.encode(stamp))
-            return RowsTable(folder, arrow)
+        return known.rows
+    found = sha256_of(rows)
+    if sha256 not in (None, found):
+        raise TableError(
+            f"{rows}: expected the rows of their replay, SHA-256 {sha256}, found {found}: rows that"
+            " were changed, or of another replay; replay once more"
+        )
+    return File(ROWS, size, found)
+
+
+def _unfit(folder: Path, known: Stamp | None, wanted: Stamp) -> str:
+    """Say why a table cannot be used, "" if it can, or if there is none."""
+    if known is None:
+        return "it was not finished, or another version made it" if folder.exists() else ""
+    if known.program != wanted.program:
+        return "another version of this program made it"
+    if known.features != wanted.features:
+        return "it is of another feature pack"
+    if known.universe != wanted.universe:
+        return "it is of another universe policy"
+    if known.rows != wanted.rows:
+        return "it is of other rows"
+    if [file.path for file in known.files] != [*_FILES]:
+        return f"{_STAMP} is damaged"
+    for file in known.files:
+        path = folder / file.path
+        if not path.is_file():
+            return f"{file.path} is gone"
+        if path.stat().st_size != file.size or sha256_of(path) != file.sha256:
+            return f"{file.path} is damaged"
+    return ""
+
+
+def _make(
+    folder: Path, stamp: Stamp, maker: _Maker, on_progress: Callable[[int, int], None] | None
+) -> None:
+    """Make a table, in place of one that is there; nothing is left of one that fails."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    digest = _Maker(packs, arrow).make(rows, folder, on_progress)
-    stamp = Stamp(VERSION, *digests, digest, state.st_size, state.st_mtime_ns)
-    (folder / "stamp.json").write_bytes(msgspec.json.encode(stamp))  # last: now it counts
-    return RowsTable(folder, arrow)
+    try:
+        maker.make(folder, on_progress)
+        paths = [folder / name for name in _FILES]
+        made = [File(path.name, path.stat().st_size, sha256_of(path)) for path in paths]
+        _save(folder, msgspec.structs.replace(stamp, files=made))  # last: now it counts
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _save(folder: Path, stamp: Stamp) -> None:
+    (folder / _STAMP).write_bytes(msgspec.json.encode(stamp))
 
 
 def row_of(line: bytes) -> Row:
@@ -170,21 +278,17 @@ def _time_ms(label: str) -> int:
 
 def _stamp_of(folder: Path) -> Stamp | None:
     try:
-        return msgspec.json.decode((folder / "stamp.json").read_bytes(), type=Stamp)
-    except (OSError, msgspec.MsgspecError):
+        return msgspec.json.decode((folder / _STAMP).read_bytes(), type=Stamp)
+    except (OSError, ValueError):
         return None
-
-
-def _digest_of(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 class _Maker:
     """Reads rows once, joins them without candidates, and writes the table."""
 
-    def __init__(self, packs: Packs, arrow: Any) -> None:
+    def __init__(self, packs: Packs, arrow: Any, rows: Path) -> None:
         self._arrow = arrow
+        self._rows = rows
         self._context = Context(packs)
         self._state: ContextState = self._context.initial()
         features = packs.features
@@ -217,14 +321,14 @@ class _Maker:
         self._members: list[int] | None = None
         self._tiers: dict[int, str] | None = None
 
-    def make(self, rows: Path, folder: Path, on_progress: Callable[[int, int], None] | None) -> str:
-        """Write the files of the table; return the digest of the rows."""
-        digest, entries, first = hashlib.sha256(), list[Entry](), 0
+    def make(self, folder: Path, on_progress: Callable[[int, int], None] | None) -> None:
+        """Write the files of the table."""
+        entries, first = list[Entry](), 0
         with (
-            self._arrow.OSFile(str(folder / "rows.arrow"), "wb") as sink,
+            self._arrow.OSFile(str(folder / _COLUMNS), "wb") as sink,
             self._arrow.ipc.new_file(sink, self._schema) as writer,
         ):
-            for (label, final), found in groupby(_read(rows, digest), key=_phase_of):
+            for (label, final), found in groupby(_read(self._rows), key=_phase_of):
                 batch = list(found)
                 entries.append(self._entry(label, batch, first, final=final))
                 first += len(batch)
@@ -233,8 +337,7 @@ class _Maker:
                 if on_progress is not None:
                     on_progress(label, len(batch))
             self._flush(writer)
-        (folder / "phases.msgpack").write_bytes(msgspec.msgpack.encode(entries))
-        return digest.hexdigest()
+        (folder / _PHASES).write_bytes(msgspec.msgpack.encode(entries))
 
     def _flush(self, writer: Any) -> None:
         if not self._waiting:
@@ -295,12 +398,11 @@ class _Maker:
         self._waiting.append((uid, place, offset, volume, strength, row.symbol, *values))
 
 
-def _read(rows: Path, digest: Any) -> Iterator[tuple[int, Row]]:
+def _read(rows: Path) -> Iterator[tuple[int, Row]]:
     """Yield the rows of a file, each with the place of its line."""
     offset = 0
     with rows.open("rb") as stream:
         for line in stream:
-            digest.update(line)
             try:
                 row = row_of(line)
             except (ValueError, KeyError, AttributeError) as error:

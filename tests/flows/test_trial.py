@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from pathlib import Path
 from random import Random
+from threading import Event
 from typing import Any
 
 import orjson
 import pytest
 import yaml
 
+import dataflows.connectors.rows_table as rows_table_module
 from dataflows.calibration import Rates
 from dataflows.connectors.rows_table import FOLDER, ROWS, TableError, row_of
 from dataflows.connectors.ticklog import TickLogWriter
@@ -256,6 +260,7 @@ def test_columns_are_made_once_and_again_when_the_rows_are_others(
     """Another time of change alone is no reason; another byte is."""
     folder, packs = tmp_path / "rows", packs_of(files, "v0.2")
     shutil.copytree(rows, folder)
+    (folder / MADE_OF).unlink()  # it would say which rows are wanted
     made: list[int] = []
 
     def count(label: int, n_rows: int) -> None:
@@ -277,6 +282,144 @@ def test_columns_are_made_once_and_again_when_the_rows_are_others(
     (folder / FOLDER / "stamp.json").write_text("{")
     rows_table(folder, packs, count)
     assert sum(made) == 4 * whole
+
+
+@pytest.fixture
+def own(rows: Path, files: Path, tmp_path: Path) -> Path:
+    """A directory of rows with its table, that a test may spoil."""
+    shutil.copytree(rows, tmp_path / "own", ignore=shutil.ignore_patterns(FOLDER))
+    rows_table(tmp_path / "own", packs_of(files, "v0.2"))
+    return tmp_path / "own"
+
+
+def flipped(path: Path) -> None:
+    """Change one bit in the middle of a file."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def halved(path: Path) -> None:
+    """Cut a file in the middle."""
+    os.truncate(path, path.stat().st_size // 2)
+
+
+@pytest.mark.parametrize("name", ["rows.arrow", "phases.msgpack"])
+@pytest.mark.parametrize("spoil", [flipped, halved, Path.unlink])
+def test_a_table_that_is_not_as_it_was_written_is_made_anew(
+    own: Path, files: Path, name: str, spoil: Callable[[Path], None]
+) -> None:
+    """One sentence names the file; the table is the same bytes again, and nothing is said then."""
+    path, packs, said = own / FOLDER / name, packs_of(files, "v0.2"), list[str]()
+    before = path.read_bytes()
+    spoil(path)
+    table = rows_table(own, packs, say=said.append)
+    verdict = f"{name} is {'gone' if spoil is Path.unlink else 'damaged'}"
+    assert said == [f"{own / FOLDER}: not used: {verdict}; it is made anew"]
+    assert path.read_bytes() == before
+    assert sum(entry.count for entry in table.phases) == (own / ROWS).read_bytes().count(b"\n")
+    rows_table(own, packs, say=said.append)
+    assert len(said) == 1
+
+
+def test_a_table_of_another_program_or_pack_is_made_anew(
+    own: Path, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The text that made it, the feature pack, the universe policy; a damaged stamp, and none."""
+    packs, said = packs_of(files, "v0.2"), list[str]()
+    monkeypatch.setattr(rows_table_module, "program", lambda: "another")
+    rows_table(own, packs, say=said.append)
+    rows_table(own, packs_of(files, "v0.2", universe=False), say=said.append)
+    shipped = load_packs(detectors=files / "v0.2.yaml")
+    rows_table(own, shipped, say=said.append)
+    stamp = own / FOLDER / "stamp.json"
+    stamp.write_bytes(stamp.read_bytes().replace(b'"files"', b'"fhles"'))
+    rows_table(own, shipped, say=said.append)
+    stamp.unlink()
+    rows_table(own, shipped, say=said.append)
+    reasons = [line.split(": not used: ")[1].split(";")[0] for line in said]
+    assert reasons == [
+        "another version of this program made it",
+        "it is of another universe policy",
+        "it is of another feature pack",
+        "stamp.json is damaged",
+        "it was not finished, or another version made it",
+    ]
+
+
+def test_nothing_is_left_of_a_table_that_was_interrupted(own: Path, files: Path) -> None:
+    """The next run begins anew, and has no more to say."""
+    shutil.rmtree(own / FOLDER)
+
+    def interrupt(label: int, n_rows: int) -> None:
+        raise KeyboardInterrupt
+
+    packs, said = packs_of(files, "v0.2"), list[str]()
+    with pytest.raises(KeyboardInterrupt):
+        rows_table(own, packs, interrupt)
+    assert not (own / FOLDER).exists()
+    rows_table(own, packs, say=said.append)
+    assert not said
+
+
+def test_one_table_is_made_at_a_time(own: Path, files: Path) -> None:
+    """Whoever comes second says that it waits, and finds the table of the first."""
+    shutil.rmtree(own / FOLDER)
+    packs, made, said = packs_of(files, "v0.2"), list[int](), list[str]()
+    waits = Event()
+
+    def wait_for_the_second(label: int, n_rows: int) -> None:
+        assert waits.wait(30)
+
+    def say(line: str) -> None:
+        said.append(line)
+        waits.set()
+
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(rows_table, own, packs, wait_for_the_second)
+        while not (own / FOLDER).exists():
+            assert not first.done(), first.result()
+        rows_table(own, packs, lambda label, n_rows: made.append(n_rows), say)
+        assert first.result().phases
+    assert not made
+    assert said == [f"{own / FOLDER}: waiting for another trial that makes or checks it"]
+
+
+def test_rows_of_another_replay_are_refused(own: Path, files: Path) -> None:
+    """Cut at the end of a line, or other bytes, with a table and without; not what an older
+    release wrote, which does not say what they were."""
+    packs, text = packs_of(files, "v0.2"), (own / ROWS).read_bytes()
+    lines = text.splitlines(keepends=True)
+    (own / ROWS).write_bytes(b"".join(lines[:100]))
+    with pytest.raises(TableError, match=rf"expected {len(text):,} bytes .* found "):
+        assert_fitting(own, [packs])
+    other = text.replace(b'"v_total_m_1":2', b'"v_total_m_1":3', 1)
+    (own / ROWS).write_bytes(other)
+    assert_fitting(own, [packs])
+    for _ in range(2):
+        with pytest.raises(TableError, match="SHA-256") as caught:
+            rows_table(own, packs)
+        for content in (text, other):
+            assert sha256(content).hexdigest() in str(caught.value)
+        shutil.rmtree(own / FOLDER, ignore_errors=True)
+    noted = orjson.loads((own / MADE_OF).read_bytes())
+    del noted["rows"]
+    (own / MADE_OF).write_bytes(orjson.dumps(noted))
+    assert_fitting(own, [packs])
+    rows_table(own, packs)
+    (own / ROWS).write_bytes(text)
+    (own / MADE_OF).write_bytes((own / MADE_OF).read_bytes()[:-20])
+    with pytest.raises(TableError, match=MADE_OF):
+        assert_fitting(own, [packs])
+
+
+def test_a_table_of_other_rows_than_the_replay_s_is_not_used(own: Path, files: Path) -> None:
+    """Though they have the size and the time of those it was made of."""
+    noted = orjson.loads((own / MADE_OF).read_bytes())
+    noted["rows"]["sha256"] = "0" * 64
+    (own / MADE_OF).write_bytes(orjson.dumps(noted))
+    with pytest.raises(TableError, match="SHA-256 000"):
+        rows_table(own, packs_of(files, "v0.2"))
 
 
 def test_rows_that_do_not_fit_are_refused_with_every_reason(rows: Path, files: Path) -> None:
