@@ -18,12 +18,13 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from functools import cache
+from functools import cache, reduce
 from importlib import import_module
 from importlib.resources import files
 from itertools import groupby
+from operator import or_
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import orjson
@@ -35,12 +36,12 @@ from operators.context import LEADER_WINDOW_MIN, Context
 from operators.context_state import ContextState
 from operators.events import WINDOW_SEC
 from operators.expressions import ColumnType
-from operators.lattice import MINUTE_MS
+from operators.lattice import MINUTE_MS, iso
 from operators.publish import frame_json
 from operators.records import Columns, MarketPhase, Phase, Row, RowItem, RowItems
 from operators.rotation import STEP_MS
 from packs.loader import Packs
-from packs.schema import COLUMN_TYPES, DEFAULT_TIER, MINUTE_TF, TIMEFRAMES
+from packs.schema import COLUMN_TYPES, DEFAULT_TIER, MINUTE_TF, TIMEFRAMES, FeaturePack
 
 FOLDER = ".trial"
 ROWS = "rows.ndjson"
@@ -55,6 +56,18 @@ _FILES = (_COLUMNS, _PHASES)
 # The text that makes a table: all that the join may run. A table of another text is made anew.
 _PACKAGES = ("operators", "operators.formulas", "packs")
 _SUFFIXES = (".py", ".pyx", ".pxd", ".pxi")
+# What a row says, whatever the pack; a column of the pack may be NULL, but for `_NEVER_NULL`.
+_Count = Annotated[int, msgspec.Meta(ge=-(1 << 53), le=1 << 53)]
+_IDENTITY = {
+    "asset_uid": Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)],
+    "symbol": str,
+    "exchange_ts": Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:00Z$")],
+    "revision": _Count,
+    "extras": dict[str, Any],
+    "ingest_lag_ms": _Count,
+}
+_TYPES = {ColumnType.NUMBER: float, ColumnType.BOOLEAN: bool, ColumnType.TEXT: str}
+_NEVER_NULL = ("dq_status", "rs_score_m_5")  # of what the join reads
 
 
 class TableError(Exception):
@@ -304,6 +317,7 @@ class _Maker:
             and column.family not in _UNSEEN
             and COLUMN_TYPES[column.type] in kinds
         }
+        self._check = _check_of(features, list(seen))
         self._keys: dict[str, list[str]] = {
             tf: [name if tf == MINUTE_TF else features.names(tf).get(name, name) for name in seen]
             for tf in TIMEFRAMES
@@ -318,6 +332,8 @@ class _Maker:
         }
         self._schema = arrow.schema(list((ours | seen).items()))
         self._waiting: list[tuple[Any, ...]] = []
+        self._newest: tuple[int, bool] = (0, False)  # phase
+        self._sealed_ms = 0
         self._members: list[int] | None = None
         self._tiers: dict[int, str] | None = None
 
@@ -328,8 +344,9 @@ class _Maker:
             self._arrow.OSFile(str(folder / _COLUMNS), "wb") as sink,
             self._arrow.ipc.new_file(sink, self._schema) as writer,
         ):
-            for (label, final), found in groupby(_read(self._rows), key=_phase_of):
+            for (label, final), found in groupby(self._read(), key=_phase_of):
                 batch = list(found)
+                self._assert_next(label, batch, final=final)
                 entries.append(self._entry(label, batch, first, final=final))
                 first += len(batch)
                 if len(self._waiting) >= BATCH_ROWS:
@@ -339,14 +356,58 @@ class _Maker:
             self._flush(writer)
         (folder / _PHASES).write_bytes(msgspec.msgpack.encode(entries))
 
+    def _read(self) -> Iterator[tuple[int, Row]]:
+        """Yield the rows of the file, each with the place of its line."""
+        offset = 0
+        with self._rows.open("rb") as stream:
+            for line in stream:
+                try:
+                    self._check(line)
+                    row = row_of(line)
+                except ValueError as error:
+                    raise self._fault(offset, f"expected a feature row: {error}") from error
+                if not line.endswith(b"\n"):
+                    raise self._fault(offset, "expected a whole line, found no end of it")
+                yield offset, row
+                offset += len(line)
+
+    def _assert_next(self, label: int, found: Sequence[tuple[int, Row]], *, final: bool) -> None:
+        """Raise unless a phase may follow those before it."""
+        offset = found[0][0]
+        if (label, final) <= self._newest:
+            newest = iso(self._newest[0])
+            raise self._fault(
+                offset, f"expected rows after those of {newest}, found {iso(label)}: two replays?"
+            )
+        self._newest = label, final
+        if not final:
+            self._sealed_ms = label
+        seen = set[tuple[int, str]]()
+        for offset, row in found:
+            key = row.asset_uid, row.tf
+            if key in seen:
+                raise self._fault(offset, f"found a second {row.tf} row of asset {row.asset_uid}")
+            seen.add(key)
+            if final and row.tf == MINUTE_TF and label != self._sealed_ms:
+                raise self._fault(offset, f"found an amended row, but no first of {iso(label)}")
+
+    def _fault(self, offset: int, what: str) -> TableError:
+        return TableError(f"{self._rows}: byte {offset}: {what}")
+
     def _flush(self, writer: Any) -> None:
         if not self._waiting:
             return
         columns = zip(*self._waiting, strict=True)
-        arrays = [
-            self._arrow.array(values, field.type)
-            for values, field in zip(columns, self._schema, strict=True)
-        ]
+        try:
+            arrays = [
+                self._arrow.array(values, field.type)
+                for values, field in zip(columns, self._schema, strict=True)
+            ]
+        except self._arrow.ArrowInvalid as error:  # a whole number that is no double
+            place = self._schema.get_field_index(OFFSET)
+            first, last = self._waiting[0][place], self._waiting[-1][place]
+            what = f"expected columns of the pack up to byte {last}: {error}"
+            raise self._fault(first, what) from error
         writer.write_batch(self._arrow.record_batch(arrays, schema=self._schema))
         self._waiting = []
 
@@ -398,19 +459,20 @@ class _Maker:
         self._waiting.append((uid, place, offset, volume, strength, row.symbol, *values))
 
 
-def _read(rows: Path) -> Iterator[tuple[int, Row]]:
-    """Yield the rows of a file, each with the place of its line."""
-    offset = 0
-    with rows.open("rb") as stream:
-        for line in stream:
-            try:
-                row = row_of(line)
-            except (ValueError, KeyError, AttributeError) as error:
-                raise TableError(
-                    f"{rows}: byte {offset}: expected a feature row: {error}"
-                ) from error
-            yield offset, row
-            offset += len(line)
+def _check_of(features: FeaturePack, names: list[str]) -> Callable[[bytes], Any]:
+    """Return what raises ValueError unless a line is a row of a pack, whole, with these columns."""
+    stored = {column.name: column for column in features.columns}
+    kinds: list[Any] = []
+    for tf in TIMEFRAMES:
+        fields: dict[str, Any] = {}
+        for name, key in features.names(tf).items():
+            if name in names:
+                kind = _TYPES[COLUMN_TYPES[stored[name].type]]
+                fields[key] = kind if name in _NEVER_NULL else kind | None
+        kinds.append(
+            msgspec.defstruct("row", list((fields | _IDENTITY).items()), tag_field="tf", tag=tf)
+        )
+    return msgspec.json.Decoder(reduce(or_, kinds)).decode
 
 
 def _phase_of(found: tuple[int, Row]) -> tuple[int, bool]:

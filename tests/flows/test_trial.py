@@ -422,6 +422,59 @@ def test_a_table_of_other_rows_than_the_replay_s_is_not_used(own: Path, files: P
         rows_table(own, packs_of(files, "v0.2"))
 
 
+def twice(line: bytes) -> bytes:
+    """Put a line there once more."""
+    return line + line
+
+
+MALFORMED: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "text": (lambda line: line.replace(b'"ret_m_1":', b'"ret_m_1":"abc","ret_m_":'), "ret_m_1"),
+    "tf": (lambda line: line.replace(b'"tf":"1m"', b'"tf":"7m"'), "'7m'"),
+    "no lag": (lambda line: line.replace(b'"ingest_lag_ms"', b'"lag"'), "`ingest_lag_ms`"),
+    "no tf": (lambda line: line.replace(b'"tf"', b'"ft"'), "`tf`"),
+    "no column": (lambda line: line.replace(b'"oi_close"', b'"oi"'), "`oi_close`"),
+    "null": (lambda line: line.replace(b'"rs_score_m_5":', b'"rs_score_m_5":null,"x":'), "rs_sc"),
+    "array": (lambda line: b"[1]\n", "array"),
+    "no JSON": (lambda line: line[:100] + b"\n", "expected a feature row"),
+    "time": (lambda line: line.replace(b':00Z","extras', b':07Z","extras'), "exchange_ts"),
+    "date": (lambda line: line.replace(b'"exchange_ts":"2026-0', b'"exchange_ts":"2026-9'), "mon"),
+    "asset": (lambda line: line.replace(b'"asset_uid":', b'"asset_uid":-'), "asset_uid"),
+    "large": (lambda line: line.replace(b'"close":', b'"close":1152921504606846976,"x":'), "1152"),
+    "twice": (twice, "a second 1m row of asset"),
+    "amended": (lambda line: line.replace(b'"revision":0', b'"revision":1'), "no first of"),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_a_malformed_row_is_one_message(rows: Path, files: Path, tmp_path: Path, name: str) -> None:
+    """With the place of the line; nothing of the table is left."""
+    spoil, words = MALFORMED[name]
+    lines = (rows / ROWS).read_bytes().splitlines(keepends=True)
+    number = next(k for k, line in enumerate(lines) if k > 20 and b'"asset_uid":1,' in line)
+    number = 0 if name in ("amended", "large") else number
+    before = sum(map(len, lines[:number])) + (len(lines[number]) if name == "twice" else 0)
+    lines[number] = spoil(lines[number])
+    (tmp_path / ROWS).write_bytes(b"".join(lines))
+    with pytest.raises(TableError, match=f"{ROWS}: byte {before}: ") as caught:
+        rows_table(tmp_path, packs_of(files, "v0.2"))
+    assert words in str(caught.value)
+    assert not (tmp_path / FOLDER).exists()
+
+
+def test_rows_that_are_not_of_one_replay_are_one_message(
+    rows: Path, files: Path, tmp_path: Path
+) -> None:
+    """Two files in one, and one that ends in a line."""
+    text, packs = (rows / ROWS).read_bytes(), packs_of(files, "v0.2")
+    (tmp_path / ROWS).write_bytes(text + text)
+    with pytest.raises(TableError, match=f"byte {len(text)}: expected rows after those of 2026-"):
+        rows_table(tmp_path, packs)
+    last = text[:-1].rindex(b"\n") + 1
+    (tmp_path / ROWS).write_bytes(text[:-1])
+    with pytest.raises(TableError, match=f"byte {last}: expected a whole line"):
+        rows_table(tmp_path, packs)
+
+
 def test_rows_that_do_not_fit_are_refused_with_every_reason(rows: Path, files: Path) -> None:
     """The baselines that `warmup` waits for, and the feature pack."""
     assert_fitting(rows, [packs_of(files, "same_rows")])
