@@ -95,9 +95,14 @@ class Tried:
     candidates: int
 
 
-def assert_fitting(directory: Path, tried: Sequence[Packs]) -> None:
+def assert_fitting(
+    directory: Path, tried: Sequence[Packs], labels: Sequence[str] | None = None
+) -> None:
     """Raise unless the rows of a directory are those that every pack would be given, with every
-    reason; of the rows themselves the size is compared, `rows_table` compares the digest."""
+    reason; of the rows themselves the size is compared, `rows_table` compares the digest.
+
+    labels : what people call the packs; by default their versions.
+    """
     try:
         made = noted_rows(directory)
     except (OSError, ValueError) as error:
@@ -107,8 +112,8 @@ def assert_fitting(directory: Path, tried: Sequence[Packs]) -> None:
         ) from error
     _assert_whole(directory / ROWS, made)
     faults = []
-    for packs in tried:
-        own, name = made_of(packs), packs.detector_pack
+    for packs, name in zip(tried, labels or [p.detector_pack for p in tried], strict=True):
+        own = made_of(packs)
         if made.features != own.features:
             given = f"{packs.feature_pack}, pack_rev {packs.features.pack_rev}"
             faults.append(f"{name}: the rows are of another feature pack than the given {given}")
@@ -142,7 +147,7 @@ def first_minute_ms(directory: Path) -> int:
     try:
         with (directory / ROWS).open("rb") as stream:
             return row_of(stream.readline()).exchange_ts_ms
-    except (OSError, ValueError, KeyError, AttributeError):
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return 0
 
 

@@ -18,11 +18,12 @@ from dataflows.cli.calibrate import show_rates
 from dataflows.cli.failures import INPUT, USAGE, Problem
 from dataflows.cli.logs import LogSpan
 from dataflows.cli.pack_files import FeaturesFile, UniverseFile
-from dataflows.cli.places import made_directory
+from dataflows.cli.places import assert_writable, made_directory
 from dataflows.cli.progress import LogProgress
 from dataflows.cli.screen import AsJson, put, put_json, say, shown_counts
-from dataflows.trial import Tried, assert_fitting, first_minute_ms, rows_table, trial
-from packs.loader import SHIPPED, Packs, load_packs
+from dataflows.replay import product_path
+from dataflows.trial import PRODUCTS, Tried, assert_fitting, first_minute_ms, rows_table, trial
+from packs.loader import SHIPPED, Fault, PackError, Packs, load_packs
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -49,14 +50,19 @@ def run(
     were suppressed, by reason. The first trial of a replay turns its rows into columns (in .trial,
     which can be deleted), later ones take seconds.
     """
-    named = named_packs(detectors, features, universe)
+    files: Sequence[Path | None] = detectors or [None]
+    named = named_packs(files, features, universe)
     if not rows.is_dir():
         raise Problem(f"{rows}: expected the output directory of `alpha replay`", INPUT)
     if out.resolve() == rows.resolve():
         raise Problem(f"--out: expected another directory than that of the rows, {rows}", USAGE)
-    assert_fitting(rows, list(named.values()))
+    labels = [
+        f"{file or 'the shipped pack'}, {packs.detector_pack}"
+        for file, packs in zip(files, named.values(), strict=True)
+    ]
+    assert_fitting(rows, list(named.values()), labels)
     for name in named:
-        made_directory("--out", out / name)
+        checked_out(out / name)
     span = LogSpan(first_minute_ms(rows), None)
     first = next(iter(named.values()))
     with LogProgress("columns", "rows", 1, span, quiet=quiet) as progress:
@@ -76,17 +82,36 @@ def run(
 
 
 def named_packs(
-    detectors: Sequence[Path] | None, features: Path | None, universe: Path | None
+    files: Sequence[Path | None], features: Path | None, universe: Path | None
 ) -> dict[str, Packs]:
-    """Return the packs to try by the names of their files."""
+    """Return the packs to try by the names of their files, in their order; None: the shipped.
+
+    Raises PackError with the faults of all of them.
+    """
     named: dict[str, Packs] = {}
-    files: Sequence[Path | None] = detectors or [None]
+    names: set[str] = set()
+    faults: dict[Fault, None] = {}  # each once: packs share a feature pack and a universe policy
     for file in files:
         name = Path(SHIPPED["detectors"] if file is None else file).stem
-        if name in named:
+        if name in names:
             raise Problem(f"--detectors: expected different names, found {name} twice", USAGE)
-        named[name] = load_packs(features, file, universe)
+        names.add(name)
+        try:
+            named[name] = load_packs(features, file, universe)
+        except PackError as error:
+            faults |= dict.fromkeys(error.faults)
+    if faults:
+        raise PackError([*faults])
     return named
+
+
+def checked_out(directory: Path) -> None:
+    """Make the directory of a pack; raise if the products cannot be written there."""
+    made_directory("--out", directory)
+    for path in (product_path(directory, product) for product in PRODUCTS):
+        if path.is_dir():
+            raise Problem(f"--out: expected to write the file {path}, found a directory", USAGE)
+        assert_writable("--out", path)
 
 
 def shown(tried: Tried) -> dict[str, Any]:

@@ -71,5 +71,51 @@ def test_what_does_not_fit_is_refused(alpha: Any, bars_file: Path) -> None:
     alpha("trial", "DIR", "--out", "TRIED", *twice).failed_with(USAGE, "v0.2 twice")
     older = PACK.with_name("v0.1.yaml")
     refused = alpha("trial", "DIR", "--out", "TRIED", "--detectors", older)
-    refused.failed_with(INPUT, "v0.1.1: 1m rows must be warm in")
+    refused.failed_with(INPUT, f"{older}, v0.1.1: 1m rows must be warm in")
     assert not Path("TRIED").exists()
+    for name in ("MINE", "OTHER"):
+        Path(f"{name}.yaml").write_bytes(older.read_bytes())
+    copies = ["--detectors", "MINE.yaml", "--detectors", "OTHER.yaml"]
+    refused = alpha("trial", "DIR", "--out", "TRIED", *copies)
+    refused.failed_with(INPUT, "MINE.yaml, v0.1.1: 1m", "OTHER.yaml, v0.1.1: 1m")
+    with Path("DIR/rows.ndjson").open("r+b") as file:
+        file.truncate(len(file.readline()))
+    alpha("trial", "DIR", "--out", "TRIED").failed_with(INPUT, "rows.ndjson", "replay.json says")
+
+
+def test_the_faults_of_all_packs_are_said_at_once(alpha: Any) -> None:
+    """Those of the feature pack, which they share, once."""
+    Path("DIR").mkdir()
+    for name in ("MINE", "OTHER"):
+        Path(f"{name}.yaml").write_bytes(PACK.read_bytes().replace(b"detector_pack: v", b"x: v"))
+    copies = ["--detectors", "MINE.yaml", "--detectors", "OTHER.yaml", "--features", "NONE.yaml"]
+    refused = alpha("trial", "DIR", "--out", "TRIED", *copies)
+    refused.failed_with(USAGE, "MINE.yaml: ", "OTHER.yaml: ", "NONE.yaml: ")
+    assert refused.err.count("NONE.yaml: ") == 1
+
+
+@pytest.mark.engine
+def test_what_cannot_be_written_is_said_first(alpha: Any, bars_file: Path) -> None:
+    """A product whose name a directory has, of any pack; no table is made before."""
+    assert alpha("replay", "--bars", bars_file, "--out", "DIR").code == 0
+    Path("OTHER.yaml").write_bytes(PACK.read_bytes())
+    Path("TRIED/OTHER/events.ndjson").mkdir(parents=True)
+    refused = alpha(
+        "trial", "DIR", "--detectors", PACK, "--detectors", "OTHER.yaml", "--out", "TRIED"
+    )
+    refused.failed_with(USAGE, "--out", "TRIED/OTHER/events.ndjson, found a directory")
+    assert not Path("DIR/.trial").exists()
+
+
+@pytest.mark.engine
+def test_a_spoiled_table_is_said_and_made_anew(alpha: Any, bars_file: Path) -> None:
+    """One line on stderr, and the same result."""
+    assert alpha("replay", "--bars", bars_file, "--out", "DIR").code == 0
+    first = alpha("trial", "DIR", "--out", "TRIED", "--json")
+    assert first.err == ""
+    columns = Path("DIR/.trial/rows.arrow")
+    columns.write_bytes(columns.read_bytes()[:-9])
+    again = alpha("trial", "DIR", "--out", "TRIED", "--json")
+    assert again.json == first.json
+    assert again.err == "DIR/.trial: not used: rows.arrow is damaged; it is made anew\n"
+    assert alpha("trial", "DIR", "--out", "TRIED", "--json").err == ""
