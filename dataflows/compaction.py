@@ -3,7 +3,8 @@
 Rules of this file: the files depend on the log alone, not on chunks, nor on how often it was
 compacted on the way; parts are cut at closings; of a directory the newest plain segments stay out,
 for they are still being written or packed; bars that do not fit are made anew of the ticks, without
-the log. Memory holds one part.  Decision 16.
+the log; what a run that was broken off wrote is removed, by it or by the next. Memory holds one
+part.  Decision 16.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ from dataflows.connectors.columns import (
     save,
     segment_of,
     stale_segment,
+    sweep,
     unfit,
     unfit_bars,
 )
@@ -105,7 +107,7 @@ def compact(
     left_out = _left_out(log, present, whole)
     taken = present[: len(present) - len(left_out)]
     directory.mkdir(parents=True, exist_ok=True)
-    with _alone(directory):
+    with _alone(directory), _swept(directory):
         old = _older(log, directory, features, shards)
         rebuilt = old if isinstance(old, str) else ""
         base = None if isinstance(old, str) else old
@@ -189,6 +191,17 @@ def _alone(directory: Path) -> Iterator[None]:
         raise ColumnsError(f"{directory}: another process is making this cache") from error
     finally:
         os.close(lock)
+
+
+@contextmanager
+def _swept(directory: Path) -> Iterator[None]:
+    """Remove what a run that was broken off left: an earlier one now, this one when it is."""
+    sweep(directory)
+    try:
+        yield
+    except BaseException:
+        sweep(directory)
+        raise
 
 
 class _Compactor:

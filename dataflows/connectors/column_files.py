@@ -162,9 +162,18 @@ def label_of(hour_ms: int, number: int) -> str:
     return datetime.fromtimestamp(hour_ms / 1000, UTC).strftime("%Y%m%dT%H") + f"-{number:02d}"
 
 
+def temporary_of(path: Path) -> Path:
+    """Return the name of a file while it is written; pyarrow's datasets pass over a leading dot.
+
+    >>> temporary_of(Path("trades/a.arrow")).as_posix()
+    'trades/.a.arrow.tmp'
+    """
+    return path.with_name(f".{path.name}.tmp")
+
+
 def write_whole(path: Path, data: Any) -> None:
     """Put a file in place so that it is there whole or not at all, also after a power cut."""
-    beside = path.with_name(path.name + ".tmp")
+    beside = temporary_of(path)
     with beside.open("wb") as file:
         file.write(data)
         file.flush()

@@ -26,6 +26,7 @@ from dataflows.connectors.column_files import (
     File,
     Part,
     libraries,
+    temporary_of,
     write_whole,
 )
 from dataflows.connectors.ticklog import plain_name, segments
@@ -37,6 +38,8 @@ from packs.schema import FeaturePack
 VERSION = 2
 MANIFEST = "manifest.json"
 SUFFIX = ".columns"  # of the directory beside the log
+
+_NAMES = {MANIFEST, temporary_of(Path(MANIFEST)).name, *FOLDERS}  # all that is in a cache
 
 _READ_BYTES = 1 << 20
 _HASHERS = 4  # files that are hashed at a time
@@ -254,12 +257,27 @@ def save(directory: Path, manifest: Manifest) -> Columns:
     """Put a manifest in place, and remove files that it does not name."""
     content = msgspec.json.encode(manifest)
     write_whole(directory / MANIFEST, _sealed(content))
-    kept = {file.path for file in (*manifest.tick_files(), *manifest.bar_files())}
+    sweep(directory)
+    return Columns(directory, manifest, hashlib.sha256(content).hexdigest())
+
+
+def sweep(directory: Path) -> None:
+    """Remove files that the manifest does not name; all if there is none.
+
+    Where the manifest cannot be read, or is of another version, nobody knows, and all stay. To be
+    called by who alone writes the cache.
+    """
+    kept = set[str]()
+    if (directory / MANIFEST).exists():
+        found = load(directory)
+        if isinstance(found, str):
+            return
+        kept = {file.path for file in (*found.manifest.tick_files(), *found.manifest.bar_files())}
+    temporary_of(directory / MANIFEST).unlink(missing_ok=True)
     for folder in FOLDERS:
         for path in (directory / folder).glob("*"):
             if f"{folder}/{path.name}" not in kept:
                 path.unlink()
-    return Columns(directory, manifest, hashlib.sha256(content).hexdigest())
 
 
 def _sealed(content: bytes) -> bytes:
@@ -336,9 +354,8 @@ def _digests(paths: list[Path]) -> Iterator[str]:
 
 def assert_ours(directory: Path) -> None:
     """Raise if a directory holds anything but a cache: what is in it will be removed."""
-    known = {MANIFEST, f"{MANIFEST}.tmp", *FOLDERS}
     if directory.exists():
-        strange = sorted(set(os.listdir(directory)) - known)
+        strange = sorted(set(os.listdir(directory)) - _NAMES)
         if strange:
             raise ColumnsError(
                 f"{directory}: expected a columnar cache or no directory, found {strange[0]} in it"

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from dataflows import compaction
 from dataflows.compaction import compact
 from dataflows.connectors import column_bars, column_files, columns
-from dataflows.connectors.column_files import FOLDERS, KINDS, ColumnsError
+from dataflows.connectors.column_files import FOLDERS, KINDS, ColumnsError, temporary_of
 from dataflows.connectors.columns import Columns, load, usable
 from dataflows.connectors.columns_source import BATCH_ITEMS, ColumnsSource
 from dataflows.connectors.source import LogSource, SourceState
@@ -37,6 +37,7 @@ from operators.records import Handover, Ticks
 from packs.loader import load_packs
 
 arrow = pytest.importorskip("pyarrow.ipc")
+dataset = pytest.importorskip("pyarrow.dataset")
 pytest.importorskip("numpy")
 
 ROOT = Path(__file__).parents[2]
@@ -822,7 +823,7 @@ def test_stopped_before_any_file(
         nonlocal left
         left -= 1
         if left < 0:
-            path.with_name(path.name + ".tmp").write_bytes(bytes(data)[: len(data) // 2])
+            temporary_of(path).write_bytes(bytes(data)[: len(data) // 2])
             raise KeyboardInterrupt
         write_whole(path, data)
 
@@ -836,8 +837,40 @@ def test_stopped_before_any_file(
         except KeyboardInterrupt:
             found = usable(log, directory, FEATURES)
             assert found == (before if appended else "it was never finished")
+            assert set(tree(directory)) == named(found)
     assert writes >= 6
     assert tree(directory) == once
+
+
+def named(found: Columns | str) -> set[str]:
+    """Return the files that a cache should consist of."""
+    if isinstance(found, str):
+        return set()
+    manifest = found.manifest
+    return {columns.MANIFEST} | {f.path for f in (*manifest.tick_files(), *manifest.bar_files())}
+
+
+def test_what_a_broken_run_left_is_removed(own: Path) -> None:
+    """Also where there is nothing to do; until then readers of a folder see no half of a file."""
+    directory = columns.place_of(own)
+    before = tree(directory)
+    folder = directory / "trades"
+    rows = dataset.dataset(folder, format="ipc").count_rows()
+    newest = max(folder.iterdir())
+    half = temporary_of(newest.with_name("20260921T16-00-0of1-0.arrow"))
+    half.write_bytes(newest.read_bytes()[:100])
+    temporary_of(directory / columns.MANIFEST).write_bytes(b"{")
+    assert dataset.dataset(folder, format="ipc").count_rows() == rows
+    shutil.copy(newest, folder / "20260921T16-00-0of1-1.arrow")
+    assert dataset.dataset(folder, format="ipc").count_rows() > rows
+    assert compact(own, directory, FEATURES).written == 0
+    assert tree(directory) == before
+    manifest = directory / columns.MANIFEST
+    manifest.write_bytes(b"?")  # what it named is not known, so nothing is removed before the end
+    columns.sweep(directory)
+    assert set(tree(directory)) == set(before)
+    compact(own, directory, FEATURES)
+    assert tree(directory) == before
 
 
 def test_killed_in_the_middle(tmp_path: Path) -> None:
