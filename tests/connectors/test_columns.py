@@ -578,11 +578,16 @@ def test_the_newest_segment_is_left_to_the_log(own: Path) -> None:
     writer.close()
     done = compact(own, columns.place_of(own), FEATURES)
     assert (done.written, list(done.left_out.values())) == (0, ["may still be written"])
+    before = tree(done.columns.directory)
     read_both(own, done.columns)
     whole = compact(own, columns.place_of(own), FEATURES, whole=True)
     assert whole.left_out == {}
     assert whole.columns.manifest.ticks > done.columns.manifest.ticks
     read_both(own, whole.columns)
+    without = compact(own, columns.place_of(own), FEATURES)
+    assert without.rebuilt == "it stood for a segment that is now left out"
+    assert tree(without.columns.directory) == before
+    compact(own, columns.place_of(own), FEATURES, whole=True)
     newest = max(own.glob("*.log"))
     newest.write_bytes(newest.read_bytes() + b"1790000000 {torn")
     done = compact(own, columns.place_of(own), FEATURES, whole=True)
