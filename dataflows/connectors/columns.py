@@ -316,9 +316,13 @@ def _no_reader() -> str:
 
 def stale_segment(manifest: Manifest, log: Path) -> str:
     """Say which file of the log is not as it was, "" if all are."""
-    present = files_of(log)[: len(manifest.segments)]
-    if len(present) < len(manifest.segments):
-        return f"{manifest.segments[len(present)].name} of the log is gone"
+    present = files_of(log)
+    names = {plain_name(path) for path in present}
+    gone = [segment.name for segment in manifest.segments if segment.name not in names]
+    if gone:
+        more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
+        return f"{gone[0]}{more} of the log {'are' if more else 'is'} gone"
+    present = present[: len(manifest.segments)]
     for segment, path in zip(manifest.segments, present, strict=True):
         if plain_name(path) != segment.name or path.stat().st_size != segment.size:
             return f"{segment.name} of the log is another one"
