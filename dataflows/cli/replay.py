@@ -6,19 +6,20 @@ summary is JSON on stdout whether or not that is asked for.
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace as replace_fields
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dataflows.cli.failures import INPUT, Problem
+from dataflows.cli.failures import INPUT, USAGE, Problem
 from dataflows.cli.logs import LogSpan, log_span
 from dataflows.cli.messages import messages_on_stderr
 from dataflows.cli.pack_files import DetectorsFile, FeaturesFile, UniverseFile
 from dataflows.cli.places import assert_writable, made_directory
 from dataflows.cli.progress import LogProgress
-from dataflows.cli.replay_parts import TELL_EVERY, Job, replay_parts
+from dataflows.cli.replay_parts import PARTS, TELL_EVERY, Job, replay_parts
 from dataflows.cli.replay_range import WARMUP, Asked, PartsProgress
 from dataflows.cli.replay_to import DEFAULT_SCHEMA, Given, servers, written_to
 from dataflows.cli.screen import AsJson, put_json, say
@@ -27,7 +28,7 @@ from dataflows.connectors.columns import Columns, place_of, usable
 from dataflows.connectors.pacing import PACED_LINES, PACED_MINUTES
 from dataflows.connectors.source import REPLAY_LINES
 from dataflows.importing.bars import read_bars
-from dataflows.replay import PRODUCTS, REPLAY, product_path, replay
+from dataflows.replay import MADE_OF, PRODUCTS, REPLAY, product_path, replay
 from dataflows.settings import Settings
 from operators.modes import Run, RunMode
 from packs.loader import Packs, load_packs
@@ -134,6 +135,8 @@ def run(
         raise typer.BadParameter("--from, --to and --jobs write files, not servers")
     if jobs is not None and (workers > 1 or speed is not None):
         raise typer.BadParameter("--jobs goes with neither --workers nor --speed")
+    if cache is not None and (bars or no_cache or asked is not None):
+        raise typer.BadParameter("--cache goes with neither --no-cache, --bars nor a range")
     packs = load_packs(features, detectors, universe)
     span = checked_source(source, bars=bars)
     parts = None if asked is None else asked.parts(source, span, bars=bars)
@@ -143,8 +146,6 @@ def run(
     else:
         unit, usual = ("minutes", PACED_MINUTES) if bars else ("lines", PACED_LINES)
     chunk = chunk or usual
-    if cache is not None and (bars or no_cache or asked is not None):
-        raise typer.BadParameter("--cache goes with neither --no-cache, --bars nor a range")
     if parts is not None and len(parts) > 1:
         job = Job(source, features, detectors, universe, bars, chunk, Run(mode))
         each = chunk * TELL_EVERY
@@ -216,7 +217,13 @@ def checked_source(source: Path, *, bars: bool) -> LogSpan:
 
 
 def checked_out(out: Path) -> None:
-    """Make the output directory; raise if the files cannot be written there."""
+    """Make the output directory; raise if the files cannot be written there.
+
+    What a replay in parts left, because it was killed, is removed.
+    """
     made_directory("--out", out)
-    for name in PRODUCTS:
-        assert_writable("--out", product_path(out, name))
+    for path in (*(product_path(out, name) for name in PRODUCTS), out / MADE_OF):
+        if path.is_dir():
+            raise Problem(f"--out: expected a file or nothing at {path}, found a directory", USAGE)
+        assert_writable("--out", path)
+    shutil.rmtree(out / PARTS, ignore_errors=True)

@@ -111,11 +111,16 @@ def test_what_is_no_range(
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_no_process_is_left_behind(
-    alpha_command: Callable[..., list[str]], bars_file: Path, tmp_path: Path, number: int
+    alpha: Any,
+    alpha_command: Callable[..., list[str]],
+    bars_file: Path,
+    tmp_path: Path,
+    number: int,
 ) -> None:
-    """Ctrl-C ends the parts, and so does a parent that is killed."""
+    """Ctrl-C ends the parts, and so does a parent that is killed; the next replay cleans up."""
+    short = bars_file.read_text()
     closes = (START_MS + (minute + 1) * MINUTE_MS for minute in range(20 * 1440))
     lines = [f"{name},{close},2,3,1,2,1000" for close in closes for name in ("A", "B", "C")]
     bars_file.write_text("\n".join([HEADER, *lines]) + "\n")
@@ -144,6 +149,11 @@ def test_no_process_is_left_behind(
         assert process.returncode == INTERRUPTED
         assert b"Traceback" not in err
         assert not (out / ".parts").exists()
+        return
+    assert (out / ".parts").exists()
+    bars_file.write_text(short)
+    assert alpha("replay", "--bars", bars_file, "--out", out).code == 0
+    assert not (out / ".parts").exists()
 
 
 def _hear_interrupts() -> None:

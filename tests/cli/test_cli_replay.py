@@ -132,6 +132,11 @@ def test_wrong_arguments(alpha: Any, small_log: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     alpha("replay", small_log, "--out", tmp_path / "file").failed_with(USAGE, "--out")
     alpha("replay", small_log, "--out", tmp_path / "file/x").failed_with(USAGE, "--out")
+    for name in ("events.ndjson", "replay.json"):
+        (tmp_path / name / name).mkdir(parents=True)
+        ran = alpha("replay", small_log, "--out", tmp_path / name)
+        ran.failed_with(USAGE, "--out", name, "found a directory")
+        assert [path.name for path in (tmp_path / name).iterdir()] == [name]
     alpha("replay", small_log, "--out", "o", "--workers", "0").failed_with(USAGE, "--workers")
     ran = alpha("replay", small_log, "--out", "o", "--detectors", BAD_PACK)
     ran.failed_with(USAGE, "4 faults")
