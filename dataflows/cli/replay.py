@@ -180,20 +180,25 @@ def run(
 
 
 def found_cache(log: Path, given: Path | None, packs: Packs) -> Columns | None:
-    """Return the columnar cache of a log; one that cannot be used is one line, and none."""
+    """Return the columnar cache of a log; one that cannot be used is one line, and none.
+
+    given : where it is to be; raises `Problem` if there is none at all.
+    """
     directory = given or place_of(log)
     found = usable(log, directory, packs.features)
+    elsewhere = directory.resolve() != place_of(log)
+    command = f"`alpha compact --out {directory}`" if elsewhere else "`alpha compact`"
     if isinstance(found, Columns):
         if found.no_bars:
             say(
                 f"{directory}: its ticks are read, not its bars: {found.no_bars};"
-                " `alpha compact` makes them anew"
+                f" {command} makes them anew"
             )
         return found
     if given is not None and not found:
-        raise Problem(f"{given}: expected a columnar cache, found nothing", INPUT)
+        raise Problem(f"--cache {given}: expected a columnar cache, found none", INPUT)
     if found:
-        say(f"{directory}: not used: {found}; `alpha compact` makes it anew")
+        say(f"{directory}: not used: {found}; {command} makes it anew")
     return None
 
 

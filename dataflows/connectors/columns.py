@@ -213,9 +213,9 @@ def usable(
     The reason is "" where nobody ever made one. Reads the files of the log that it stands for, and
     those of its bars or else of its ticks, to the last byte. bars : False to look at ticks alone.
     """
-    if not directory.exists():
-        return ""
     try:
+        if not is_cache(directory):
+            return ""
         found = load(directory)
         if isinstance(found, str):
             return found
@@ -228,6 +228,15 @@ def usable(
         return found if found.bars else _no_reader() or damaged_ticks(found) or found
     except OSError as error:
         return f"{error.filename}: {error.strerror}"
+
+
+def is_cache(directory: Path) -> bool:
+    """Tell whether a path is a cache, also one that was never finished; False if nothing is there.
+
+    Raises `OSError` if that cannot be seen.
+    """
+    names = set(os.listdir(directory)) if directory.is_dir() else set()
+    return MANIFEST in names or (names <= _NAMES and len(names) > 0)
 
 
 def load(directory: Path) -> Columns | str:

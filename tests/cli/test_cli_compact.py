@@ -121,6 +121,22 @@ def test_bars_are_made_and_removed(alpha: Any, log: Path, tmp_path: Path) -> Non
     assert f"quotes/{file.name} is damaged; its bars would be read" in check.err
 
 
+@pytest.mark.engine
+def test_a_hint_names_the_place_of_the_cache(alpha: Any, log: Path) -> None:
+    """What is to be typed makes that cache anew, not one beside the log."""
+    assert alpha("compact", log, "--out", "CACHE").code == 0
+    assert alpha("compact", log).code == 0
+    replays = ("replay", log, "--out", "a", "--cache")
+    for cache, command in (("CACHE", "`alpha compact --out CACHE`"), ("LOG.columns", "compact` m")):
+        next(Path(cache, "bars").iterdir()).unlink()
+        ran = alpha(*replays, cache)
+        assert (ran.json["read_from"], command in ran.err) == ("cache", True)
+        Path(cache, "manifest.json").unlink()
+        ran = alpha(*replays, cache)
+        assert (ran.json["read_from"], command in ran.err) == ("log", True)
+        assert "never finished" in ran.err
+
+
 def test_a_replay_into_files_loads_what_it_needs() -> None:
     """A plain install has neither numpy nor pyarrow; clients of servers would take a third of the
     time until the first tick."""
@@ -137,5 +153,9 @@ def test_what_was_mistyped(alpha: Any, log: Path) -> None:
     alpha("compact", log, "--check").failed_with(NOT_IN_ORDER, "no cache is there")
     alpha("compact", log, "--shards", 0).failed_with(USAGE, "--shards")
     alpha("compact", log, "--out", log).failed_with(INPUT, "expected a columnar cache")
-    alpha("replay", log, "--out", "a", "--cache", "b").failed_with(INPUT, "expected a columnar")
+    Path("file").write_text("")
+    Path("empty").mkdir()
+    for cache in ("b", "file", "empty", log, "."):
+        ran = alpha("replay", log, "--out", "a", "--cache", cache)
+        ran.failed_with(INPUT, f"--cache {cache}: expected a columnar cache, found none")
     alpha("replay", log, "--out", "a", "--cache", "b", "--no-cache").failed_with(USAGE, "--cache")
