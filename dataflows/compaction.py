@@ -53,6 +53,7 @@ from dataflows.connectors.columns import (
     segment_of,
     stale_segment,
     sweep,
+    unchanged,
     unfit,
     unfit_bars,
 )
@@ -122,7 +123,9 @@ def compact(
         assembler = Assembler(features) if bars else None
         made = _Compactor(directory, features, shards, assembler)
         if base is not None:
-            made.go_on(base, keep_bars=not anew, on_progress=on_progress)
+            files = [*base.manifest.tick_files(), *([] if anew else base.manifest.bar_files())]
+            with unchanged(base, files):
+                made.go_on(base, keep_bars=not anew, on_progress=on_progress)
         made.read(log, more, chunk_lines, on_progress)
         for path, segment in zip(more, segments, strict=True):
             if segment_of(path) != segment:

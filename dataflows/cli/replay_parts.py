@@ -1,8 +1,8 @@
 """A replay in parts: each in a process of its own, the files joined in their order.
 
 Rules of this file: a part is what `replay` makes of it, nothing else; the files of the parts are
-beside the products until they are joined, and gone however that ends, but when the parent is killed:
-then with the next replay into the directory; no child outlives its parent.
+beside the products until they are joined, and gone however that ends; those of a parent that was
+killed go with the next replay into the directory; no child outlives its parent.
 """
 
 from __future__ import annotations

@@ -81,6 +81,12 @@ class Part(msgspec.Struct, frozen=True):
     closings: File
     shards: list[dict[str, File]]
 
+    def files(self) -> Iterator[File]:
+        """Yield its files, but that of bars."""
+        yield self.closings
+        for shard in self.shards:
+            yield from shard.values()
+
 
 class Closing(msgspec.Struct, frozen=True, array_like=True):
     """A closing of a minute for the assets of a roster; `roster` counts those of the part."""

@@ -13,6 +13,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -109,9 +110,7 @@ class Manifest(msgspec.Struct, frozen=True):
     def tick_files(self) -> Iterator[File]:
         """Yield the files of all parts, but those of bars."""
         for part in self.parts:
-            yield part.closings
-            for shard in part.shards:
-                yield from shard.values()
+            yield from part.files()
 
     def bar_files(self) -> list[File]:
         """Return the files of bars."""
@@ -357,6 +356,25 @@ def _damaged(columns: Columns, named: list[File]) -> str:
         if sha256 != file.sha256:
             return f"{file.path} is damaged"
     return ""
+
+
+@contextmanager
+def unchanged(columns: Columns, named: list[File]) -> Iterator[None]:
+    """Read files of a cache that were found in order; raises `ColumnsError` if they no longer are.
+
+    Only where reading fails is that looked at; with files as they were, the failure is a bug.
+    """
+    try:
+        yield
+    except ColumnsError:
+        raise
+    except Exception as error:
+        reason = _damaged(columns, named)
+        if not reason:
+            raise
+        raise ColumnsError(
+            f"{columns.directory}: {reason}: it was changed while it was read; run again"
+        ) from error
 
 
 def _digests(paths: list[Path]) -> Iterator[str]:

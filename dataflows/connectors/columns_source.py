@@ -20,7 +20,7 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from dataflows.connectors.column_bars import read_bars, read_states
 from dataflows.connectors.column_files import ColumnsError, read_part
-from dataflows.connectors.columns import Columns, files_of
+from dataflows.connectors.columns import Columns, files_of, unchanged
 from dataflows.connectors.source import (
     CHUNK_LINES,
     PARTITION,
@@ -153,11 +153,13 @@ class ColumnsPartition(StatefulSourcePartition[Item, bytes]):
         columns = self._source.columns
         bars = columns.manifest.bars
         if not columns.bars or bars is None:
-            ticks = read_part(columns.directory, columns.manifest.parts[part])
-            yield from islice(ticks, first, None)
+            read = columns.manifest.parts[part]
+            with unchanged(columns, list(read.files())):
+                yield from islice(read_part(columns.directory, read), first, None)
             return
-        for items in read_bars(columns.directory, bars.files[part], first):
-            yield [(item.asset_uid, item) for item in items]
+        with unchanged(columns, [bars.files[part]]):
+            for items in read_bars(columns.directory, bars.files[part], first):
+                yield [(item.asset_uid, item) for item in items]
 
     def _handovers(self) -> list[Item]:
         """Return what assembly would know behind the cache, had it seen the ticks."""
@@ -165,7 +167,8 @@ class ColumnsPartition(StatefulSourcePartition[Item, bytes]):
         bars = columns.manifest.bars
         if bars is None or not bars.states:
             return []
-        states = read_states(columns.directory, bars.states[-1])
+        with unchanged(columns, bars.states[-1:]):
+            states = read_states(columns.directory, bars.states[-1])
         return [(self._key(uid), Handover(known)) for uid, known in states.items()]
 
     def _follow(self) -> LogPartition | None:

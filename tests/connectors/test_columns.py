@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -798,6 +799,33 @@ def test_a_cache_that_goes_while_it_is_read(own: Path) -> None:
             path.unlink()
         with pytest.raises(ColumnsError, match="run again"):
             list(iter(part.next_batch, None))
+
+
+@pytest.mark.parametrize("bars", [True, False])
+def test_a_file_that_changes_while_it_is_read(own: Path, bars: bool) -> None:
+    """Whatever cannot be read any more is the same error; a failure of ours stays what it is."""
+    directory = columns.place_of(own)
+    cache = usable(own, directory, FEATURES, bars=bars)
+    assert isinstance(cache, Columns)
+    assert cache.manifest.bars is not None
+    of_bars = [*cache.manifest.bars.files, cache.manifest.bars.states[-1]]
+    writer = TickLogWriter(own)  # the states of assembly are read if something is behind the cache
+    writer.write_lines(START_MS * MS, market()[-1] + b"\n")
+    writer.close()
+    for file in of_bars if bars else cache.manifest.tick_files():
+        path = directory / file.path
+        data = path.read_bytes()
+        for bad in (data[: len(data) // 2], b"", bytes(len(data)), data[:8] + bytes(len(data) - 8)):
+            part = ColumnsSource(own, FEATURES, cache, batch_items=1).build_part("", "log", None)
+            path.write_bytes(bad)
+            with (
+                closing(part),
+                pytest.raises(ColumnsError, match=f"{file.path} is damaged.*run again"),
+            ):
+                list(iter(part.next_batch, None))
+            path.write_bytes(data)
+    with pytest.raises(ZeroDivisionError), columns.unchanged(cache, of_bars):
+        _ = 1 // 0
 
 
 def test_nothing_but_a_cache_is_removed(log: Path, tmp_path: Path) -> None:
