@@ -73,7 +73,8 @@ class Compaction:
     """What was done. kept : parts that were there already; left_out : files of the log that the
     cache does not stand for, and why; rebuilt : why an older cache was of no use, "" if none was;
     assembled : why the bars of parts that were kept were made anew, "" if they were not;
-    without_bars : those that were there were removed, as was asked for.
+    without_bars : those that were there were removed, as was asked for; taken_in : how many files
+    of the log were read, also such that hold no ticks.
     """
 
     columns: Columns
@@ -83,6 +84,13 @@ class Compaction:
     rebuilt: str
     assembled: str = ""
     without_bars: bool = False
+    taken_in: int = 0
+
+
+def assert_possible(directory: Path) -> None:
+    """Raise `ColumnsError` if a cache cannot be made, or not there; nothing is made."""
+    libraries()
+    assert_ours(directory)
 
 
 def compact(
@@ -102,8 +110,7 @@ def compact(
     in its newest segment too. bars : keep minute bars beside the ticks. on_progress : is told the
     arrival time, epoch ms, that was reached.
     """
-    libraries()
-    assert_ours(directory)
+    assert_possible(directory)
     present = files_of(log)
     left_out = _left_out(log, present, whole)
     taken = present[: len(present) - len(left_out)]
@@ -134,7 +141,7 @@ def compact(
     known = base.manifest.parts if base is not None else []
     kept = sum(part in known for part in columns.manifest.parts)
     written = len(columns.manifest.parts) - kept
-    return Compaction(columns, written, kept, left_out, rebuilt, anew, removed)
+    return Compaction(columns, written, kept, left_out, rebuilt, anew, removed, len(segments))
 
 
 def _why_anew(base: Columns, features: FeaturePack) -> str:

@@ -10,10 +10,11 @@ import typer
 from dataflows.cli.failures import NOT_IN_ORDER, Problem
 from dataflows.cli.logs import size_of
 from dataflows.cli.pack_files import FeaturesFile
+from dataflows.cli.places import made_directory
 from dataflows.cli.progress import LogProgress
 from dataflows.cli.replay import checked_source
 from dataflows.cli.screen import AsJson, put, put_json, say, shown_size
-from dataflows.compaction import Compaction, compact
+from dataflows.compaction import Compaction, assert_possible, compact
 from dataflows.connectors.columns import Columns, damaged_ticks, place_of, usable
 from dataflows.connectors.source import REPLAY_LINES
 from packs.loader import load_packs
@@ -67,6 +68,8 @@ def run(
             say(f"{directory}: its ticks would be read, not its bars: {found.no_bars}")
         _show(log, found, {"did": "checked"}, as_json)
         return
+    assert_possible(directory)
+    made_directory("--out", directory)
     with LogProgress("compact", "lines", REPLAY_LINES, span, quiet=quiet) as progress:
         done = compact(
             log,
@@ -92,8 +95,12 @@ def _done_json(done: Compaction) -> dict[str, Any]:
         did = "appended" if done.kept else "made"
     elif done.assembled:
         did = "bars made"
+    elif done.without_bars:
+        did = "bars removed"
+    elif done.taken_in:  # files of the log without a tick
+        did = "appended" if done.kept else "made"
     else:
-        did = "bars removed" if done.without_bars else "nothing"
+        did = "nothing"
     return {"did": did, "parts_written": done.written, "left_out": done.left_out}
 
 

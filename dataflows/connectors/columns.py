@@ -385,7 +385,7 @@ def _digests(paths: list[Path]) -> Iterator[str]:
 
 def assert_ours(directory: Path) -> None:
     """Raise if a directory holds anything but a cache: what is in it will be removed."""
-    if directory.exists():
+    if directory.is_dir():
         strange = sorted(set(os.listdir(directory)) - _NAMES)
         if strange:
             raise ColumnsError(

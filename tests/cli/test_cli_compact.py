@@ -121,6 +121,19 @@ def test_bars_are_made_and_removed(alpha: Any, log: Path, tmp_path: Path) -> Non
     assert f"quotes/{file.name} is damaged; its bars would be read" in check.err
 
 
+def test_a_segment_without_ticks_is_something_done(alpha: Any, log: Path) -> None:
+    """The parts are as they were, what the cache stands for is not."""
+    made = alpha("compact", log, "--whole", "--json").json
+    newest = max(log.glob("*.log"))
+    stem, number = newest.stem.rsplit("-", 1)
+    added = newest.with_name(f"{stem}-{int(number) + 1:06d}.log")
+    added.write_bytes(b"1790000100000000000 nonsense\n")
+    again = alpha("compact", log, "--whole", "--json").json
+    assert (again["segments"], again["ticks"]) == (made["segments"] + 1, made["ticks"])
+    assert (again["did"], again["parts_written"]) == ("appended", 0)
+    assert alpha("compact", log, "--whole", "--json").json["did"] == "nothing"
+
+
 @pytest.mark.engine
 def test_a_hint_names_the_place_of_the_cache(alpha: Any, log: Path) -> None:
     """What is to be typed makes that cache anew, not one beside the log."""
@@ -153,6 +166,10 @@ def test_what_was_mistyped(alpha: Any, log: Path) -> None:
     alpha("compact", log, "--check").failed_with(NOT_IN_ORDER, "no cache is there")
     alpha("compact", log, "--shards", 0).failed_with(USAGE, "--shards")
     alpha("compact", log, "--out", log).failed_with(INPUT, "expected a columnar cache")
+    Path("one.log").write_text("")
+    for out in ("/proc/x", "one.log", "one.log/x"):
+        ran = alpha("compact", log, "--out", out)
+        ran.failed_with(USAGE, f"--out {out}: expected a directory")
     Path("file").write_text("")
     Path("empty").mkdir()
     for cache in ("b", "file", "empty", log, "."):
