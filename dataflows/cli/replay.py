@@ -20,7 +20,7 @@ from dataflows.cli.pack_files import DetectorsFile, FeaturesFile, UniverseFile
 from dataflows.cli.places import assert_writable, made_directory
 from dataflows.cli.progress import LogProgress
 from dataflows.cli.replay_parts import PARTS, TELL_EVERY, Job, replay_parts
-from dataflows.cli.replay_range import WARMUP, Asked, PartsProgress
+from dataflows.cli.replay_range import WARMUP, Asked, PartsProgress, last_bar_ms
 from dataflows.cli.replay_to import DEFAULT_SCHEMA, Given, servers, written_to
 from dataflows.cli.screen import AsJson, put_json, say
 from dataflows.connectors.bars_source import CHUNK_MINUTES
@@ -139,7 +139,7 @@ def run(
         raise typer.BadParameter("--cache goes with neither --no-cache, --bars nor a range")
     packs = load_packs(features, detectors, universe)
     span = checked_source(source, bars=bars)
-    parts = None if asked is None else asked.parts(source, span, bars=bars)
+    parts = None if asked is None else asked.parts(span, bars=bars)
     checked_out(out)
     if speed is None:
         unit, usual = ("minutes", CHUNK_MINUTES) if bars else ("lines", REPLAY_LINES)
@@ -209,7 +209,10 @@ def per_stretch(columns: Columns) -> int:
 
 
 def checked_source(source: Path, *, bars: bool) -> LogSpan:
-    """Return where the source starts and ends; raise if it is not what it should be."""
+    """Return where the source starts and ends; raise if it is not what it should be.
+
+    Of minute bars these are closes.
+    """
     if not source.exists():
         what = "a bars file" if bars else "a tick log (file or directory)"
         raise Problem(f"{source}: expected {what}, found nothing", INPUT)
@@ -218,7 +221,7 @@ def checked_source(source: Path, *, bars: bool) -> LogSpan:
     first = next(iter(read_bars(source)), None)
     if first is None:
         raise Problem(f"{source}: expected minute bars, found none that can be used", INPUT)
-    return LogSpan(first[0], None)
+    return LogSpan(first[0], last_bar_ms(source))
 
 
 def checked_out(out: Path) -> None:

@@ -44,12 +44,15 @@ class Asked:
             raise typer.BadParameter(f"--to: expected a time after --from, found {until!r}")
         return cls(from_ms, to_ms, warmup_ms, jobs or 1)
 
-    def parts(self, source: Path, span: LogSpan, *, bars: bool) -> list[Part]:
-        """Return the parts of a source. Raises wrong usage where it has nothing of the range."""
+    def parts(self, span: LogSpan, *, bars: bool) -> list[Part]:
+        """Return the parts of a source, or of minute bars with closes in this span.
+
+        Raises wrong usage where it has nothing of the range.
+        """
         # The first bar is read whenever reading begins before its close.
         first_ms = span.first_ms - 1 if bars else span.first_ms
-        last_ms = _last_bar_ms(source) if bars else span.last_ms
-        if self.to_ms is not None and self.to_ms <= span.first_ms - (1 if bars else 0):
+        last_ms = span.last_ms
+        if self.to_ms is not None and self.to_ms <= first_ms:
             raise typer.BadParameter(
                 f"--to: expected a time after the start of the source, {iso(span.first_ms)}"
             )
@@ -72,7 +75,7 @@ class Asked:
         return parts
 
 
-def _last_bar_ms(path: Path) -> int | None:
+def last_bar_ms(path: Path) -> int | None:
     """Return the newest close near the end of a bars file, None if none is found there."""
     with path.open("rb") as file:
         names = file.readline().strip().split(b",")

@@ -16,7 +16,8 @@ import pytest
 
 from dataflows.cli.failures import INTERRUPTED, USAGE
 from dataflows.cli.logs import LogSpan
-from dataflows.cli.replay_range import PartsProgress
+from dataflows.cli.replay import checked_source
+from dataflows.cli.replay_range import Asked, PartsProgress
 from dataflows.ranges import Part
 from fixtures.market import Scenario
 from operators.lattice import HOUR_MS, MINUTE_MS, iso
@@ -85,6 +86,20 @@ def test_jobs_of_bars(alpha: Any, bars_file: Path, tmp_path: Path) -> None:
     assert "1 of 2 jobs" in ran.err
     assert not ran.json["range"]["approximate"]
     assert (tmp_path / "o/replay.json").exists()
+
+
+def test_progress_of_bars_ends_with_them(bars_file: Path) -> None:
+    """The end of the source is that of its last part, so no time beyond it is shown."""
+    last_ms = START_MS + 5 * HOUR_MS
+    span = checked_source(bars_file, bars=True)
+    assert span == LogSpan(START_MS + MINUTE_MS, last_ms)
+    asked = Asked.of(None, None, "1h", 2)
+    assert asked is not None
+    parts = asked.parts(span, bars=True)
+    assert len(parts) == 2
+    progress = PartsProgress(parts, "minutes", 1, span, quiet=True)
+    told = [progress.reach(0, parts[0].to_ms or 0), progress.reach(1, last_ms)]
+    assert told[0] < told[1] == last_ms
 
 
 @pytest.mark.parametrize(
