@@ -27,9 +27,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--commit", default="unknown", help="for the JSON")
     parser.add_argument("--list", action="store_true", help="name the contenders")
     given = parser.parse_args(arguments)
+    if given.rounds is not None and given.rounds < 1:
+        parser.error(f"--rounds: expected at least 1, found {given.rounds}")
+    if given.bars is not None and not given.bars.is_file():
+        parser.error(f"--bars {given.bars}: expected a bars file, found none")
     contenders = suite.contenders(quick=given.quick, bars=given.bars)
     if given.list:
-        print("\n".join(f"{c.name:<16}{c.what}" for c in contenders))
+        width = max(len(c.name) for c in contenders) + 2
+        print("\n".join(f"{c.name:<{width}}{c.what}" for c in contenders))
         return 0
     if given.only:
         unknown = set(given.only) - {c.name.partition("@")[0] for c in contenders}

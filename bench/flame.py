@@ -27,6 +27,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="half an hour of feed, not two hours")
     parser.add_argument("--out", type=Path, help="default: var/bench/flame-NAME.svg")
     given = parser.parse_args(arguments)
+    if given.assets < 1:
+        parser.error(f"--assets: expected at least 1, found {given.assets}")
     spy = Path(sys.executable).with_name("py-spy")
     command = str(spy) if spy.exists() else shutil.which("py-spy")
     if command is None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench import closing, inputs, ours, references, report, stages, suite
+from bench import closing, flame, inputs, ours, references, report, stages, suite
 from bench.__main__ import main
 from bench.inputs import MINUTE_MS, Bars, Feed, lines_of, ready, tables
 from bench.pages import PAGES, RESULT, filled, stale
@@ -237,10 +237,32 @@ def test_every_contender_is_on_the_page() -> None:
 def test_the_command_names_its_contenders(capsys: pytest.CaptureFixture[str]) -> None:
     """--list names them, --only refuses another name."""
     assert main(["--list"]) == 0
-    assert "close@1000" in capsys.readouterr().out
+    listed = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert listed == {c.name: c.what for c in suite.contenders()}
     with pytest.raises(SystemExit):
         main(["--only", "cloze"])
     assert "no such contender: cloze" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (
+            ["--quick", "--only", "bars-events", "--bars", "no.csv"],
+            "--bars no.csv: expected a bars",
+        ),
+        (["--quick", "--only", "read", "--rounds", "0"], "--rounds: expected at least 1, found 0"),
+        (["--what", "decode", "--assets", "0"], "--assets: expected at least 1, found 0"),
+    ],
+)
+def test_wrong_arguments(
+    command: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One message, before anything is made or run."""
+    with pytest.raises(SystemExit) as ended:
+        (flame.main if "--what" in command else main)(command)
+    assert ended.value.code == 2
+    assert words in capsys.readouterr().err
 
 
 def test_a_feed_has_no_late_tick(meta: dict[str, Any]) -> None:
