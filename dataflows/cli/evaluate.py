@@ -29,7 +29,7 @@ from dataflows.cli.calibrate import (
 from dataflows.cli.failures import USAGE, Problem
 from dataflows.cli.logs import LogSpan
 from dataflows.cli.pack_files import DetectorsFile, FeaturesFile, UniverseFile
-from dataflows.cli.places import assert_writable, made_directory
+from dataflows.cli.places import assert_file, made_directory
 from dataflows.cli.progress import LogProgress
 from dataflows.cli.screen import (
     WIDTH,
@@ -208,10 +208,8 @@ def run(
 
 def checked_out(out: Path) -> None:
     """Make the directory of the report; raise if the file cannot be written there."""
-    if out.is_dir():
-        raise Problem(f"--out {out}: expected a file, found a directory", USAGE)
     made_directory("--out", out.parent)
-    assert_writable("--out", out)
+    assert_file("--out", out)
 
 
 def _run(

@@ -15,11 +15,17 @@ def made_directory(option: str, directory: Path) -> Path:
     except OSError as error:
         why = error.strerror or str(error)
         raise Problem(f"{option} {directory}: expected a directory: {why}", USAGE) from error
-    assert_writable(option, directory)
+    _assert_writable(option, directory)
     return directory
 
 
-def assert_writable(option: str, path: Path) -> None:
-    """Raise if something exists that we may not write."""
+def assert_file(option: str, path: Path) -> None:
+    """Raise unless a file can be written, in place of one that may be there."""
+    if path.is_dir():
+        raise Problem(f"{option}: expected a file or nothing at {path}, found a directory", USAGE)
+    _assert_writable(option, path)
+
+
+def _assert_writable(option: str, path: Path) -> None:
     if path.exists() and not os.access(path, os.W_OK):
         raise Problem(f"{option}: expected to be able to write {path}", USAGE)

@@ -13,11 +13,11 @@ from typing import Annotated
 
 import typer
 
-from dataflows.cli.failures import INPUT, USAGE, Problem
+from dataflows.cli.failures import INPUT, Problem
 from dataflows.cli.logs import LogSpan, log_span
 from dataflows.cli.messages import messages_on_stderr
 from dataflows.cli.pack_files import DetectorsFile, FeaturesFile, UniverseFile
-from dataflows.cli.places import assert_writable, made_directory
+from dataflows.cli.places import assert_file, made_directory
 from dataflows.cli.progress import LogProgress
 from dataflows.cli.replay_parts import PARTS, TELL_EVERY, Job, replay_parts
 from dataflows.cli.replay_range import WARMUP, Asked, PartsProgress, last_bar_ms
@@ -231,7 +231,5 @@ def checked_out(out: Path) -> None:
     """
     made_directory("--out", out)
     for path in (*(product_path(out, name) for name in PRODUCTS), out / MADE_OF):
-        if path.is_dir():
-            raise Problem(f"--out: expected a file or nothing at {path}, found a directory", USAGE)
-        assert_writable("--out", path)
+        assert_file("--out", path)
     shutil.rmtree(out / PARTS, ignore_errors=True)

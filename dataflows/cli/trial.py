@@ -18,7 +18,7 @@ from dataflows.cli.calibrate import show_rates
 from dataflows.cli.failures import INPUT, USAGE, Problem
 from dataflows.cli.logs import LogSpan
 from dataflows.cli.pack_files import FeaturesFile, UniverseFile
-from dataflows.cli.places import assert_writable, made_directory
+from dataflows.cli.places import assert_file, made_directory
 from dataflows.cli.progress import LogProgress
 from dataflows.cli.screen import AsJson, put, put_json, say, shown_counts
 from dataflows.replay import product_path
@@ -108,10 +108,8 @@ def named_packs(
 def checked_out(directory: Path) -> None:
     """Make the directory of a pack; raise if the products cannot be written there."""
     made_directory("--out", directory)
-    for path in (product_path(directory, product) for product in PRODUCTS):
-        if path.is_dir():
-            raise Problem(f"--out: expected to write the file {path}, found a directory", USAGE)
-        assert_writable("--out", path)
+    for product in PRODUCTS:
+        assert_file("--out", product_path(directory, product))
 
 
 def shown(tried: Tried) -> dict[str, Any]:
