@@ -28,8 +28,8 @@ from dataflows.connectors.source import LogSource
 from dataflows.connectors.spool import Spooling
 from dataflows.connectors.topics import MARKET_PRODUCTS, EventsSink, RowsAndFramesSink
 from dataflows.flow import Sinks, build
-from dataflows.recovery import forget_unfinished, store_of_this_process
-from dataflows.settings import DATABASE_OFF, Settings, SettingsError
+from dataflows.recovery import forget_unfinished
+from dataflows.settings import DATABASE_OFF, Settings, SettingsError, store_of_this_process
 from operators.modes import Run
 from packs.loader import PackError, Packs, load_packs
 from packs.schema import Canary

@@ -15,18 +15,15 @@ awake in it: a state from the future. So they are removed before it starts (docs
 
 from __future__ import annotations
 
-import argparse
-import os
 import sqlite3
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 from bytewax.recovery import init_db_dir
 
 PAGE_BYTES = 8_192
-RUNNER = "bytewax.run"
 USAGE = "usage: python -m dataflows.recovery DIRECTORY PARTITIONS"
 
 
@@ -45,29 +42,6 @@ def _files(directory: Path) -> list[Path]:
 
 
 # --- what a kill left ----------------------------------------------------------------------------
-
-
-def store_of_this_process() -> Path | None:
-    """Return the recovery directory of a flow that `python -m bytewax.run` is about to start here;
-    None without one, or where something else runs."""
-    main_module = getattr(sys.modules["__main__"], "__spec__", None)
-    if main_module is None or main_module.name != RUNNER:
-        return None
-    return directory_of_run(sys.argv[1:], os.environ)
-
-
-def directory_of_run(arguments: Sequence[str], environment: Mapping[str, str]) -> Path | None:
-    """Return the recovery directory that `python -m bytewax.run` was given; None without one.
-
-    >>> directory_of_run(["dataflows.live", "-r", "var/recovery", "-s", "10"], {})
-    PosixPath('var/recovery')
-    """
-    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
-    named = environment.get("BYTEWAX_RECOVERY_DIRECTORY")
-    parser.add_argument("-r", "--recovery-directory", type=Path, default=named)
-    found, _ = parser.parse_known_args(arguments)
-    directory: Path | None = found.recovery_directory
-    return directory
 
 
 def forget_unfinished(directory: Path) -> int:

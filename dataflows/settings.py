@@ -1,12 +1,15 @@
-"""The environment as frozen settings; nothing else reads `os.environ`.
+"""The environment as frozen settings, and what the engine's runner was given; nothing else reads
+`os.environ`.
 
 Addresses, directories and sizes live here; thresholds never do, those are packs.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,6 +20,7 @@ from operators.modes import Run
 from operators.sharding import share_of
 
 PREFIX = "ALPHA_"
+RUNNER = "bytewax.run"
 DATABASE_OFF = "off"
 MAINNET_WS_URL = "wss://api.hyperliquid.xyz/ws"
 MAINNET_REST_URL = "https://api.hyperliquid.xyz"
@@ -122,3 +126,29 @@ def _nearest(name: str, settings: type[Settings]) -> str:
     known = [PREFIX + field.upper() for field in settings.model_fields]
     near = get_close_matches(name, known, n=1)
     return near[0] if near else "one of " + ", ".join(known)
+
+
+# --- the engine's runner --------------------------------------------------------------------------
+
+
+def store_of_this_process() -> Path | None:
+    """Return the recovery directory of a flow that `python -m bytewax.run` is about to start here;
+    None without one, or where something else runs."""
+    main_module = getattr(sys.modules["__main__"], "__spec__", None)
+    if main_module is None or main_module.name != RUNNER:
+        return None
+    return directory_of_run(sys.argv[1:], os.environ)
+
+
+def directory_of_run(arguments: Sequence[str], environment: Mapping[str, str]) -> Path | None:
+    """Return the recovery directory that `python -m bytewax.run` was given; None without one.
+
+    >>> directory_of_run(["dataflows.live", "-r", "var/recovery", "-s", "10"], {})
+    PosixPath('var/recovery')
+    """
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    named = environment.get("BYTEWAX_RECOVERY_DIRECTORY")
+    parser.add_argument("-r", "--recovery-directory", type=Path, default=named)
+    found, _ = parser.parse_known_args(arguments)
+    directory: Path | None = found.recovery_directory
+    return directory

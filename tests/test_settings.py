@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dataflows.settings import Settings, SettingsError
+from dataflows.settings import Settings, SettingsError, directory_of_run
 
 
 def test_an_empty_environment_is_the_default() -> None:
@@ -32,3 +32,20 @@ def test_every_fault_is_named_at_once() -> None:
     assert "ALPHA_COIN: found an unknown variable, expected ALPHA_COINS" in message
     assert "ALPHA_MAX_ASSETS: found 'many'" in message
     assert message.count("\n") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "expected"),
+    [
+        (["dataflows.live"], {}, None),
+        (["dataflows.live", "-r", "a/b", "-s", "10", "-b", "0"], {}, "a/b"),
+        (["-w", "2", "--recovery-directory=a", "dataflows.live:flow()"], {}, "a"),
+        (["dataflows.live", "-ra"], {"BYTEWAX_RECOVERY_DIRECTORY": "b"}, "a"),
+        (["dataflows.live"], {"BYTEWAX_RECOVERY_DIRECTORY": "b"}, "b"),
+    ],
+)
+def test_the_directory_is_the_one_that_the_engine_is_given(
+    arguments: list[str], environment: dict[str, str], expected: str | None
+) -> None:
+    """As `bytewax.run` reads its command line."""
+    assert directory_of_run(arguments, environment) == (Path(expected) if expected else None)

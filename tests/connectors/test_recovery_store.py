@@ -22,7 +22,6 @@ from bytewax.testing import TestingSink, TestingSource, run_main
 import dataflows.recovery
 from dataflows.recovery import (
     PAGE_BYTES,
-    directory_of_run,
     forget_unfinished,
     main,
     make_store,
@@ -234,20 +233,3 @@ def test_a_flow_says_what_it_removes_before_it_starts(tmp_path: Path) -> None:
         said = next((line for line in process.stderr if "did not end" in line), "")
         process.kill()
     assert said == "note: removed from store: 2 states of an epoch that did not end\n"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "environment", "expected"),
-    [
-        (["dataflows.live"], {}, None),
-        (["dataflows.live", "-r", "a/b", "-s", "10", "-b", "0"], {}, "a/b"),
-        (["-w", "2", "--recovery-directory=a", "dataflows.live:flow()"], {}, "a"),
-        (["dataflows.live", "-ra"], {"BYTEWAX_RECOVERY_DIRECTORY": "b"}, "a"),
-        (["dataflows.live"], {"BYTEWAX_RECOVERY_DIRECTORY": "b"}, "b"),
-    ],
-)
-def test_the_directory_is_the_one_that_the_engine_is_given(
-    arguments: list[str], environment: dict[str, str], expected: str | None
-) -> None:
-    """As `bytewax.run` reads its command line."""
-    assert directory_of_run(arguments, environment) == (Path(expected) if expected else None)
