@@ -174,6 +174,18 @@ def _tick_rate(name: str) -> Value:
     return value
 
 
+def _beside_decoding(name: str) -> Value:
+    """Frames a second of a contender over those that are only decoded; inputs may differ."""
+
+    def value(found: Rounds) -> float | None:
+        times = ratio("decode", name)(found)
+        if times is None:
+            return None
+        return times * float(found[name][0]["frames"] / found["decode"][0]["frames"])
+
+    return value
+
+
 def _per_asset(name: str) -> Value:
     """kB that an asset more takes, from 35 to 1,000 of them."""
 
@@ -212,6 +224,8 @@ FIGURES: tuple[tuple[str, Value, str, float | None, bool], ...] = (
     ("ticks/s at 1,000 assets / at 50, as many ticks", _tick_rate("events@1000"), "x", 0.5, True),
     ("ticks/s at 1,000 assets / at 50, 20 times as many", _tick_rate("events@1000-each"), "x", 0.5,
      True),
+    ("frames to events, 1,000 assets, as many ticks / msgspec decode",
+     _beside_decoding("events@1000"), "x", None, True),
     *(
         (f"minute close, {n:,} assets, p95", of(f"close@{n}", _quantile("close_ms", "p95")), *bar)
         for n, bar in (
