@@ -162,26 +162,14 @@ def _quantile(kind: str, which: str) -> Callable[[dict[str, Any]], float | None]
     return lambda found: found[kind][which] if found.get(kind) else None
 
 
-def _tick_rate(name: str) -> Value:
-    """Ticks a second of a contender with 1,000 assets over those at 50."""
+def _speed(name: str, reference: str, unit: str) -> Value:
+    """Ticks or frames a second of a contender over those of another, whose input may differ."""
 
     def value(found: Rounds) -> float | None:
-        times = ratio("events@50", name)(found)
+        times = ratio(reference, name)(found)
         if times is None:
             return None
-        return times * float(found[name][0]["ticks"] / found["events@50"][0]["ticks"])
-
-    return value
-
-
-def _beside_decoding(name: str) -> Value:
-    """Frames a second of a contender over those that are only decoded; inputs may differ."""
-
-    def value(found: Rounds) -> float | None:
-        times = ratio("decode", name)(found)
-        if times is None:
-            return None
-        return times * float(found[name][0]["frames"] / found["decode"][0]["frames"])
+        return times * float(found[name][0][unit] / found[reference][0][unit])
 
     return value
 
@@ -221,11 +209,12 @@ FIGURES: tuple[tuple[str, Value, str, float | None, bool], ...] = (
         False,
     ),
     ("rows to events / bars to events", ratio("bars-events", "trial"), "x", 10.0, True),
-    ("ticks/s at 1,000 assets / at 50, as many ticks", _tick_rate("events@1000"), "x", 0.5, True),
-    ("ticks/s at 1,000 assets / at 50, 20 times as many", _tick_rate("events@1000-each"), "x", 0.5,
-     True),
+    ("ticks/s at 1,000 assets / at 50, as many ticks",
+     _speed("events@1000", "events@50", "ticks"), "x", 0.5, True),
+    ("ticks/s at 1,000 assets / at 50, 20 times as many",
+     _speed("events@1000-each", "events@50", "ticks"), "x", 0.5, True),
     ("frames to events, 1,000 assets, as many ticks / msgspec decode",
-     _beside_decoding("events@1000"), "x", None, True),
+     _speed("events@1000", "decode", "frames"), "x", None, True),
     *(
         (f"minute close, {n:,} assets, p95", of(f"close@{n}", _quantile("close_ms", "p95")), *bar)
         for n, bar in (
