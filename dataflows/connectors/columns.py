@@ -160,16 +160,17 @@ def lattice_of(features: FeaturePack) -> Lattice:
 @cache
 def readers() -> str:
     """Return the digest of the text that makes ticks and closings of lines."""
-    return _digest_of(_READERS)
+    return digest_of_texts(_READERS)
 
 
 @cache
 def assembly() -> str:
     """Return the digest of the text that makes bars of ticks and closings."""
-    return _digest_of(_ASSEMBLY)
+    return digest_of_texts(_ASSEMBLY)
 
 
-def _digest_of(texts: Mapping[str, Iterable[str]]) -> str:
+def digest_of_texts(texts: Mapping[str, Iterable[str]]) -> str:
+    """Return the digest of files of packages; texts : their names by package."""
     digest = hashlib.sha256()
     for package, names in texts.items():
         for name in names:

@@ -12,7 +12,6 @@ change is taken to be the same without reading it. One process at a time is at i
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +29,7 @@ import msgspec
 import orjson
 
 from dataflows.connectors.column_files import File
-from dataflows.connectors.columns import sha256_of
+from dataflows.connectors.columns import digest_of_texts, sha256_of
 from operators import activity
 from operators.context import LEADER_WINDOW_MIN, Context
 from operators.context_state import ContextState
@@ -181,13 +180,11 @@ def table_of(
 @cache
 def program() -> str:
     """Return the digest of the text that makes a table of rows."""
-    digest = hashlib.sha256(Path(__file__).read_bytes())
+    texts: dict[str, list[str]] = {"dataflows.connectors": ["rows_table.py"]}
     for package in _PACKAGES:
-        for file in sorted(files(package).iterdir(), key=lambda file: file.name):
-            if file.name.endswith(_SUFFIXES):
-                text = file.read_bytes()
-                digest.update(b"%s %d\n" % (file.name.encode(), len(text)) + text)
-    return digest.hexdigest()
+        names = [file.name for file in files(package).iterdir()]
+        texts[package] = sorted(name for name in names if name.endswith(_SUFFIXES))
+    return digest_of_texts(texts)
 
 
 def _say_nothing(line: str) -> None:
