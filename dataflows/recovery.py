@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import sqlite3
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -50,67 +50,49 @@ def forget_unfinished(directory: Path) -> int:
     A store that is in use, of which a partition lies elsewhere, or that is none is left as it is:
     the engine, which opens it next, says what is wrong with it.
     """
-    paths = _files(directory)
     try:
         with ExitStack() as stack:
-            stores = [stack.enter_context(closing(_opened(path))) for path in paths]
-            if not _is_whole(stores):
+            stores = []
+            for path in _files(directory):
+                store = sqlite3.connect(path, timeout=0.0, isolation_level=None)
+                stores.append(stack.enter_context(closing(store)))
+                # Where somebody else has it open, the journal cannot be turned off.
+                store.execute("PRAGMA journal_mode = DELETE")
+            epoch = resume_epoch(stores) if _is_whole(stores) else None
+            if epoch is None:
                 return 0
-            epoch = resume_epoch(stores)
-            return 0 if epoch is None else _forget_from(stores, epoch)
+            sql = "DELETE FROM snaps WHERE snap_epoch >= ?"
+            return sum(store.execute(sql, (epoch,)).rowcount for store in stores)
     except sqlite3.Error:
         return 0
 
 
-def _opened(path: Path) -> sqlite3.Connection:
-    """Open a partition that nobody else has open: the journal can be turned off only then."""
-    store = sqlite3.connect(path, timeout=0.0, isolation_level=None)
-    try:
-        store.execute("PRAGMA journal_mode = DELETE")
-    except sqlite3.Error:
-        store.close()
-        raise
-    return store
-
-
-def _is_whole(stores: Iterable[sqlite3.Connection]) -> bool:
+def _is_whole(stores: Sequence[sqlite3.Connection]) -> bool:
     """Tell whether all partitions are at hand."""
-    parts = [
-        part
-        for store in stores
-        for part in store.execute("SELECT part_index, part_count FROM parts")
-    ]
+    parts = _found(stores, "SELECT part_index, part_count FROM parts")
     return bool(parts) and {index for index, _ in parts} == set(range(max(n for _, n in parts)))
 
 
-def resume_epoch(stores: Iterable[sqlite3.Connection]) -> int | None:
+def resume_epoch(stores: Sequence[sqlite3.Connection]) -> int | None:
     """Return the epoch with which the engine will go on; None if it was never started.
 
     It is the first one that some worker of the newest execution had not ended, as the engine
     computes it (bytewax 0.21, src/recovery.rs).
     """
-    stores = [*stores]
-    executions = [
-        found
-        for store in stores
-        for found in store.execute("SELECT ex_num, worker_count, resume_epoch FROM exs")
-    ]
+    executions = _found(stores, "SELECT ex_num, worker_count, resume_epoch FROM exs")
     if not executions:
         return None
     newest, workers, began = max(executions)
     reached = dict.fromkeys(range(workers), began)
-    for store in stores:
-        sql = "SELECT worker_index, worker_frontier FROM fronts WHERE ex_num = ?"
-        for worker, frontier in store.execute(sql, (newest,)):
-            reached[worker] = max(frontier, reached.get(worker, frontier))
-    return int(min(reached.values()))
+    sql = "SELECT worker_index, worker_frontier FROM fronts WHERE ex_num = ?"
+    for worker, frontier in _found(stores, sql, newest):
+        reached[worker] = max(frontier, reached.get(worker, frontier))
+    return min(reached.values())
 
 
-def _forget_from(stores: Iterable[sqlite3.Connection], epoch: int) -> int:
-    count = 0
-    for store in stores:
-        count += store.execute("DELETE FROM snaps WHERE snap_epoch >= ?", (epoch,)).rowcount
-    return count
+def _found(stores: Sequence[sqlite3.Connection], sql: str, *given: int) -> list[tuple[int, ...]]:
+    """Return what all partitions answer."""
+    return [row for store in stores for row in store.execute(sql, given)]
 
 
 # --- the command ---------------------------------------------------------------------------------
