@@ -19,7 +19,7 @@ from operators.context_state import (
     ContextState,
     Firing,
     Newest,
-    may_be_muted,
+    all_in_doubt,
 )
 from operators.events import WINDOW_SEC
 from operators.formulas.crosssection import dispersion, lead_index
@@ -162,7 +162,7 @@ class Context:
         """Let every detector be one that may be muted where an asset begins, or comes back."""
         for row in minutes:
             if row.asset_uid not in state.activity.past:
-                state.fired[row.asset_uid] = may_be_muted(
+                state.fired[row.asset_uid] = all_in_doubt(
                     [*self._detectors], row.exchange_ts_ms, self._least_bars
                 )
 

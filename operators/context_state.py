@@ -50,7 +50,7 @@ class Firing(msgspec.Struct, array_like=True):
 Fired = dict[str, dict[str, Firing]]  # by timeframe and detector
 
 
-def may_be_muted(detectors: Sequence[str], label_ms: int, bars: int) -> Fired:
+def all_in_doubt(detectors: Sequence[str], label_ms: int, bars: int) -> Fired:
     """Return what says of an asset that every detector may be muted, up to its bar of a label.
 
     bars : on how many at least such a detector has fired.
@@ -145,7 +145,7 @@ class ContextCodec:
     def _doubt(self, state: ContextState) -> None:
         """Every detector may be muted on every asset, also on those that are away."""
         state.fired = {
-            uid: may_be_muted(self._detectors, past.newest_ms, self._bars)
+            uid: all_in_doubt(self._detectors, past.newest_ms, self._bars)
             for uid, past in state.activity.past.items()
         }
         state.rules, state.doubtful = self._rules, True
