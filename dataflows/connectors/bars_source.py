@@ -9,14 +9,14 @@ from pathlib import Path
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
+from dataflows.connectors import own_thread
 from dataflows.importing.bars import read_bars
 from operators.bars import BarsState, close_minutes
 from operators.records import BarItem, BarItems, key_of
 
 PARTITION = "bars"
-CHUNK_MINUTES = (
-    16  # a longer chunk gains nothing: its rows leave the caches before they are written
-)
+# A longer chunk gains nothing: its rows leave the caches before they are written.
+CHUNK_MINUTES = 16
 
 
 @dataclass
@@ -55,6 +55,7 @@ class BarsPartition(StatefulSourcePartition[tuple[str, BarItems], None]):
     """The open file."""
 
     def __init__(self, source: BarsSource) -> None:
+        own_thread.stay()  # its batches are small
         self._source = source
         self._state = BarsState()
         self._minutes = read_bars(source.path, on_reject=source.count.reject)
