@@ -15,7 +15,7 @@ RUN test -z "$GIT_COMMIT" || sed -i "s/^GIT_COMMIT.*/GIT_COMMIT: str | None = \"
 RUN python -m venv /opt/alpha \
  && /opt/alpha/bin/pip install --no-cache-dir --require-hashes -r requirements.lock \
  && /opt/alpha/bin/pip install --no-cache-dir --no-deps . \
- && /opt/alpha/bin/python -I -c "from operators import kernel; assert kernel.FORM == 'compiled'"
+ && /opt/alpha/bin/python -I -c "from operators import native; assert not native.missing()"
 
 FROM python:3.11-slim-bookworm
 RUN useradd --system --uid 10001 --home-dir /data alpha \

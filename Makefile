@@ -20,8 +20,8 @@ $(INSTALLED): requirements-test.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-# The inner loops: compiled if there is a C compiler, else the plain form runs.
-$(READY): $(INSTALLED) setup.py $(wildcard operators/native.py operators/kernel* operators/*.pxd operators/*.pyx)
+# Inner loops and steps: compiled if there is a C compiler, else the plain form runs.
+$(READY): $(INSTALLED) setup.py $(wildcard operators/*.py operators/*.pxd operators/*.pyx operators/*.pxi)
 	@$(BIN)/python setup.py -q build_ext --inplace
 	@touch $@
 

@@ -1,9 +1,10 @@
-"""Compile the inner loops (operators/native.py) where Cython and a C compiler are at hand.
+"""Compile inner loops and steps (operators/native.py) where Cython and a C compiler are at hand.
 
 Everything else about the build is in pyproject.toml. Without a compiler the install goes on and the
 plain form runs: the same results, slower (docs/decisions/0009-compiled-kernel.md).
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -65,4 +66,4 @@ def extension_of(unit: str) -> Extension:
     )
 
 
-setup(ext_modules=extensions())
+setup(ext_modules=extensions(), options={"build_ext": {"parallel": os.cpu_count()}})

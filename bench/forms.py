@@ -15,8 +15,7 @@ PACKAGES = ("operators", "packs", "fixtures", "dataflows", "bench")
 
 def available() -> tuple[native.Form, ...]:
     """Return the forms that can run here, the plain one first."""
-    built = all(native.compiled(unit) is not None for unit in native.UNITS)
-    return ("plain", "compiled") if built else ("plain",)
+    return ("plain",) if native.missing() else ("plain", "compiled")
 
 
 @contextmanager

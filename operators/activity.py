@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from operators import native
 from operators.lattice import MINUTE_MS
 from operators.records import Row
 from operators.scans import (
@@ -129,3 +130,6 @@ def dead(state: Activity, volumes: Mapping[int, float], policy: UniversePolicy) 
         for uid, volume in volumes.items()
         if volume < policy.dead_quote and state.past[uid].stale_min >= policy.t_stale_min
     )
+
+
+native.take_over("activity", globals())  # plain form only

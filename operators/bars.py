@@ -12,6 +12,7 @@ from typing import Protocol
 
 import msgspec
 
+from operators import native
 from operators.kernel import fill_bar
 from operators.lattice import MINUTE_MS, iso
 from operators.quality import grade, prices_at_odds
@@ -119,3 +120,6 @@ def _filled(columns: Columns, raw: RawBar | None) -> Columns:
         reasons.append("quiet")
     columns["dq_status"], columns["dq_reasons"] = grade(reasons) if reasons else (DQ_OK, [])
     return columns
+
+
+native.take_over("bars", globals())  # plain form only

@@ -12,7 +12,7 @@ from hashlib import blake2b
 
 import msgspec
 
-from operators import activity, rotation, scans, universe
+from operators import activity, native, rotation, scans, universe
 from operators.context_state import (
     READ,
     ContextCodec,
@@ -454,3 +454,6 @@ def _frame_quality(eligible: int, wanted: int) -> Columns:
     if eligible < wanted:
         return {"dq_status": DQ_PARTIAL, "dq_reasons": ["few_eligible_assets"]}
     return {"dq_status": DQ_OK, "dq_reasons": []}
+
+
+native.take_over("context", globals())  # plain form only

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from operators import ledger
+from operators import ledger, native
 from operators.marks import Marks
 from operators.naming import Naming
 from operators.records import Candidate, Columns, Row, RowItem
@@ -126,3 +126,6 @@ def gate_of(columns: Columns) -> str | None:
     if columns["illiquidity_hit"]:
         return ledger.ILLIQUID
     return None
+
+
+native.take_over("detect", globals())  # plain form only

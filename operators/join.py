@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from operators import native
 from operators.records import Phase, RowItem, RowItems
 
 T = TypeVar("T")
@@ -74,3 +75,6 @@ def by_phase(items: Iterable[RowItem]) -> list[RowItems]:
             own = found.setdefault(phase, [])
         own.append(item)
     return [RowItems(phase, tuple(found[phase])) for phase in sorted(found)]
+
+
+native.take_over("join", globals())  # plain form only

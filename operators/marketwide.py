@@ -7,6 +7,7 @@ expressions over the frame's columns, evaluated when the frame is made.  Design 
 
 from __future__ import annotations
 
+from operators import native
 from operators.detect import candidates_on, is_evaluated
 from operators.lattice import iso
 from operators.naming import Naming
@@ -53,3 +54,6 @@ class Marketwide:
         columns = {"symbol": row.symbol, **row.columns}
         detectors = [d for d in self._detectors if row.tf in d.tfs]
         return candidates_on(row, columns, detectors, Detector.fires, self._naming, self.nulls)
+
+
+native.take_over("marketwide", globals())  # plain form only

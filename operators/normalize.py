@@ -16,7 +16,7 @@ from typing import Protocol
 
 import msgspec
 
-from operators import kernel
+from operators import kernel, native
 from operators.baselines import Baseline, Decay, Feature, Plan, Robust, fresh
 from operators.formulas.price import range_ratio, simple_return
 from operators.inputs import Recorder, Rule, Rules
@@ -465,3 +465,6 @@ def _cvd_level(state: NormaliseState, label: int, delta: float | None) -> float 
         return None
     state.level = round12(state.level + delta)
     return state.level
+
+
+native.take_over("normalize", globals())  # plain form only

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from operators import native
 from operators.kernel import prices_at_odds
 from operators.verdicts import DQ_OK, DQ_PARTIAL, DQ_STALE
 
@@ -47,3 +48,6 @@ def grade(reasons: Iterable[str]) -> tuple[str, list[str]]:
     assert given <= VERDICTS.keys(), given
     ordered = [reason for reason in VERDICTS if reason in given]
     return max((VERDICTS[r] for r in ordered), key=_RANK.__getitem__), ordered
+
+
+native.take_over("quality", globals())  # plain form only

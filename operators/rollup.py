@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from operators import kernel
+from operators import kernel, native
 from operators.records import Columns
 from operators.verdicts import DQ_OK, DQ_STALE
 from packs.schema import FeaturePack
@@ -134,3 +134,6 @@ class Folder:
         ):
             reasons.append(BOOK_MISSING)
         return reasons
+
+
+native.take_over("rollup", globals())  # plain form only

@@ -12,6 +12,7 @@ from math import fsum
 
 import msgspec
 
+from operators import native
 from operators.formulas.elementary import mean, median, round12
 from operators.lattice import MINUTE_MS
 from operators.records import Columns, Row
@@ -152,3 +153,6 @@ def _scores(state: RotationState, uid: int, labels: Sequence[int]) -> list[float
     steps = [_step(state, uid, label) for label in labels]
     scores = [step.rs for step in steps if step is not None and step.rs is not None]
     return scores if len(scores) == len(labels) else None
+
+
+native.take_over("rotation", globals())  # plain form only

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from operators import native
 from operators.records import TierMove
 from operators.universe import ranks
 from packs.schema import DEFAULT_TIER, TierName, UniversePolicy
@@ -81,3 +82,6 @@ def tier_of(state: TierState, uid: int) -> TierName:
     """Return the tier of an asset, `mid` if it is not ranked."""
     standing = state.standings.get(uid)
     return DEFAULT_TIER if standing is None else standing.tier
+
+
+native.take_over("tiers", globals())  # plain form only

@@ -35,6 +35,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from operators import native
 from operators.formulas.elementary import round12
 from operators.lattice import HOUR_MS, MINUTE_MS
 from operators.records import Change, HotMove
@@ -343,3 +344,6 @@ def is_member(state: UniverseState, uid: int) -> bool:
 def size(state: UniverseState) -> int:
     """Return how many assets are members."""
     return len(members(state))
+
+
+native.take_over("universe", globals())  # plain form only

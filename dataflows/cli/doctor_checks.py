@@ -32,7 +32,7 @@ from dataflows.connectors.spool import waiting_in
 from dataflows.connectors.ticklog import segments
 from dataflows.connectors.venue_rest import RestConfig, VenueError, VenueRest
 from dataflows.settings import DATABASE_OFF, Settings, SettingsError
-from operators import kernel
+from operators import native
 from operators.lattice import iso
 from packs.loader import PackError, load_packs
 
@@ -65,9 +65,13 @@ def all_checks(*, deep: bool) -> Iterator[Check]:
 
 
 def _kernel() -> Check:
-    """Check which form of the inner loops runs; both give the same bytes."""
-    plain = "plain Python: the same bytes, slower; a C compiler at installation makes it faster"
-    return Check("inner loops", "ok", "compiled" if kernel.FORM == "compiled" else plain)
+    """Check which form of inner loops and steps runs; both give the same bytes."""
+    plain = native.missing()
+    if not plain:
+        return Check("inner loops", "ok", "compiled")
+    which = "" if len(plain) == len(native.UNITS) else f" ({', '.join(plain)})"
+    found = f"plain Python{which}: the same bytes, slower; a C compiler at installation is faster"
+    return Check("inner loops", "ok", found)
 
 
 def _environment(settings: Settings) -> Check:

@@ -17,6 +17,7 @@ from dataflows.cli import doctor
 from dataflows.cli.failures import NOT_IN_ORDER
 from dataflows.connectors.spool import Spool
 from fixtures.exchange import running_exchange
+from operators import native
 from operators.feed import Hole
 
 BAD_PACK = Path(__file__).parents[2] / "fixtures/packs/four_faults.yaml"
@@ -52,6 +53,24 @@ def open_folder() -> Iterator[Path]:
 def by_name(ran: Any) -> dict[str, dict[str, str]]:
     """Return the checks of a JSON result."""
     return {check["name"]: check for check in ran.json["checks"]}
+
+
+@pytest.mark.parametrize(
+    ("plain", "found"),
+    [
+        ((), "compiled"),
+        (("kernel", "context"), "plain Python (kernel, context): the same bytes, slower"),
+        (tuple(native.UNITS), "plain Python: the same bytes, slower"),
+    ],
+)
+def test_what_is_not_compiled_is_named(
+    alpha: Any, monkeypatch: pytest.MonkeyPatch, plain: tuple[str, ...], found: str
+) -> None:
+    """It is in order all the same."""
+    monkeypatch.setattr(native, "missing", lambda: plain)
+    check = by_name(alpha("doctor", "--json"))["inner loops"]
+    assert check["verdict"] == "ok"
+    assert check["found"].startswith(found)
 
 
 def test_a_good_installation_is_in_order(alpha: Any, small_log: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from array import array
 from collections.abc import Iterator
 from dataclasses import replace
@@ -34,7 +35,7 @@ from minutes import (
     without_basis,
 )
 
-from operators import normal_state, normalize
+from operators import normal_state
 from operators.bases import Base, BaseCodec, Bases, Held, KeepBase
 from operators.engine import Logic
 from operators.inputs import HEAD, VERDICTS, Player, Recorder
@@ -422,7 +423,7 @@ def test_a_log_that_nobody_stores_is_given_up() -> None:
     """A stream without snapshots: memory is bounded, and the next snapshot is whole."""
     process = Process(Store())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(normalize, "RECORDS_MAX", 8)
+        patch.setattr(sys.modules[Normalize.__module__], "RECORDS_MAX", 8)
         items = stream(NINE + MINUTE_MS, 12)
         for one in items:
             process.take(one)

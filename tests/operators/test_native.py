@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import doctest
-import inspect
 import math
 import os
 import random
@@ -15,7 +14,7 @@ from array import array
 from importlib import import_module
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import pytest
@@ -33,6 +32,7 @@ from operators.records import Book, Context, Feed, Quote, Trade
 
 FOLDER = Path(kernel.__file__).parent
 SOURCES = {n: (FOLDER / n).read_bytes() for names in native.UNITS.values() for n in names}
+WITH_TEXT = [unit for unit, sources in native.UNITS.items() if sources[0].endswith(".py")]
 PLAIN = forms.module("operators.kernel", "plain")
 COMPILED = native.compiled("kernel")  # None: not built, or switched off
 
@@ -130,20 +130,43 @@ def run(command: list[str], folder: Path) -> int:
     return subprocess.run(command, cwd=folder, check=False).returncode
 
 
-@pytest.mark.parametrize("form", [PLAIN, COMPILED], ids=["plain", "compiled"])
-def test_the_examples_of_the_source_hold(form: ModuleType | None) -> None:
-    """In both forms."""
-    if form is None:
+@pytest.mark.parametrize("form", ["plain", "compiled"])
+def test_the_examples_of_the_sources_hold(form: native.Form) -> None:
+    """In both forms; pytest itself finds none in what is compiled."""
+    if form not in forms.available():
         pytest.skip("the inner loops are not compiled here")
-    names = {name: getattr(form, name) for name in vars(form) if not name.startswith("__")}
     finder, runner = doctest.DocTestFinder(), doctest.DocTestRunner()
-    functions = filter(inspect.isfunction, vars(PLAIN).values())
-    tests = [test for function in functions for test in finder.find(function)]
-    for test in tests:
-        test.globs = dict(names)
-        runner.run(test)
-    assert runner.tries > 8
+    for unit in WITH_TEXT:
+        own = PLAIN if unit == "kernel" else forms.module(f"operators.{unit}", "plain")
+        other: object = own if form == "plain" else native.compiled(unit)
+        names = {name: found for name, found in vars(other).items() if not name.startswith("__")}
+        for found in [each for each in vars(own).values() if _is_of(each, own)]:
+            for test in finder.find(found):
+                test.globs = dict(names)
+                runner.run(test)
+    assert runner.tries > 25
     assert runner.failures == 0
+
+
+@both
+@pytest.mark.parametrize("unit", WITH_TEXT)
+def test_all_that_is_compiled_is_what_runs(unit: str) -> None:
+    """Every function and class of a module, by its name, is that of the compiled one."""
+    plain = forms.module(f"operators.{unit}", "plain")
+    running = import_module(f"operators.{unit}")
+    compiled = native.compiled(unit)
+    assert compiled is not None
+    own = [name for name, found in vars(plain).items() if _is_of(found, plain)]
+    assert own
+    taken = [name for name in own if hasattr(compiled, name)]
+    assert len(taken) > len(own) / 2  # the others are C alone
+    for name in taken:
+        assert getattr(running, name) is getattr(compiled, name), name
+
+
+def _is_of(found: object, module: ModuleType) -> bool:
+    kinds = (type, FunctionType)
+    return isinstance(found, kinds) and found.__module__ == module.__name__
 
 
 # --- rounding ------------------------------------------------------------------------------------
