@@ -54,8 +54,11 @@ def run(
     named = named_packs(files, features, universe)
     if not rows.is_dir():
         raise Problem(f"{rows}: expected the output directory of `alpha replay`", INPUT)
-    if out.resolve() == rows.resolve():
-        raise Problem(f"--out: expected another directory than that of the rows, {rows}", USAGE)
+    for directory in (out, *[out / name for name in named]):
+        if directory.resolve() == rows.resolve():
+            raise Problem(
+                f"--out: {directory}: expected another directory than that of the rows", USAGE
+            )
     labels = [
         f"{file or 'the shipped pack'}, {packs.detector_pack}"
         for file, packs in zip(files, named.values(), strict=True)

@@ -67,6 +67,9 @@ def test_what_does_not_fit_is_refused(alpha: Any, bars_file: Path) -> None:
     alpha("trial", "DIR", "--out", "TRIED").failed_with(INPUT, "replay.json")
     assert alpha("replay", "--bars", bars_file, "--out", "DIR").code == 0
     alpha("trial", "DIR", "--out", "DIR").failed_with(USAGE, "--out", "another directory")
+    Path("DIR.yaml").write_bytes(PACK.read_bytes())  # its products would replace those of the rows
+    own = alpha("trial", "DIR", "--out", ".", "--detectors", "DIR.yaml")
+    own.failed_with(USAGE, "--out: DIR: ", "another directory")
     twice = ["--detectors", PACK, "--detectors", PACK]
     alpha("trial", "DIR", "--out", "TRIED", *twice).failed_with(USAGE, "v0.2 twice")
     older = PACK.with_name("v0.1.yaml")
