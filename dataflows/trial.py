@@ -158,6 +158,7 @@ def rows_table(
     say: Callable[[str], None] | None = None,
 ) -> RowsTable:
     """Return the table of a directory's rows for these packs, made now if need be (`table_of`)."""
+    collect_rarely()
     digests = model_digest(packs.features), model_digest(packs.universe)
     try:
         noted = noted_rows(directory).rows
