@@ -179,7 +179,6 @@ def trial(
 
     on_progress : is told minutes, epoch ms, and how many rows were passed since.
     """
-    collect_rarely()
     out.mkdir(parents=True, exist_ok=True)
     with (
         (directory / ROWS).open("rb") as stream,
