@@ -46,7 +46,7 @@ _TAIL_BYTES = 1 << 18
 
 def all_checks(*, deep: bool) -> Iterator[Check]:
     """Yield every check; without a valid environment only what does not depend on it."""
-    yield _kernel()
+    yield _inner_loops()
     try:
         settings = Settings.from_env()
     except SettingsError as error:
@@ -64,14 +64,14 @@ def all_checks(*, deep: bool) -> Iterator[Check]:
     yield _spools(settings.data_dir / SPOOL_DIRECTORY)
 
 
-def _kernel() -> Check:
+def _inner_loops() -> Check:
     """Check which form of inner loops and steps runs; both give the same bytes."""
     plain = native.missing()
     if not plain:
         return Check("inner loops", "ok", "compiled")
     which = "" if len(plain) == len(native.UNITS) else f" ({', '.join(plain)})"
-    found = f"plain Python{which}: the same bytes, slower; a C compiler at installation is faster"
-    return Check("inner loops", "ok", found)
+    slower = "the same bytes, slower; a C compiler at installation makes it faster"
+    return Check("inner loops", "ok", f"plain Python{which}: {slower}")
 
 
 def _environment(settings: Settings) -> Check:
