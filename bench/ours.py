@@ -169,8 +169,8 @@ def trial(meta: dict[str, Any], timed: Timed) -> dict[str, Any]:
     A first trial that is not timed finds the rows as columns and, as a host may take back what a
     machine has read long ago, has them read from the disk.
 
-    columns_s : what turning the rows into columns took, 0 where they were there. first_s : what the
-    first trial took without that.
+    columns_s : what turning the rows into columns took, or opening those that were there. first_s :
+    what the first trial took without that.
     """
     packs = load_packs()
     rows = Path(meta["folder"]) / f"rows-{packs.config_hash[-12:]}"
